@@ -1,0 +1,123 @@
+"""Files that are never half written: atomic replacement, journals, fingerprints, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from configs.errors import MissingInputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success flush it to disk and rename it to `path`, else remove it.
+
+    Two processes that write the same path do no harm: each has a name of its own and the last rename wins.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private to the user
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_open(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under `path` only when the block ends without an error."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file,
+    ):
+        yield file
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_open(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1, default=str)
+        file.write("\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        MissingInputError: the file is absent or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError("a file is missing", where=path, todo="run the command that writes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MissingInputError(
+            "a file is not JSON", where=path, found=error, todo="remove the file and run the command that writes it"
+        ) from None
+
+
+class Journal:
+    """An append-only JSON-lines file that survives SIGKILL: a cut last line is dropped when it is opened again."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[dict[str, Any]] = []
+        good_bytes = 0
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                for line in file:
+                    try:
+                        row = json.loads(line)
+                    except (json.JSONDecodeError, UnicodeDecodeError):
+                        break
+                    if not line.endswith(b"\n"):
+                        break
+                    self.rows.append(row)
+                    good_bytes += len(line)
+        self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
+        self._file.truncate(good_bytes)
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Write rows and force them to disk before returning."""
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.extend(rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of any JSON-able value; equal values give equal hashes whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_identity(path: Path | str) -> dict[str, Any]:
+    """What identifies an input file cheaply (name, bytes, time of change): enough to see that it was replaced."""
+    stat = os.stat(path)
+    return {"name": Path(path).name, "num_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

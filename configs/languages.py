@@ -1,0 +1,64 @@
+"""The language table: one row a language, the only place that lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.errors import SettingsError
+from configs.files import REPOSITORY
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language.
+
+    Attributes:
+        code: ISO 639-1 code, as in file names and the `lang` column.
+        name: English name, as in MMedBench's file names.
+        spaced: words are parted by white space (so keywords match whole words).
+        tesseract: name of Tesseract's model.
+        min_keywords: MKC, the least number of distinct medical keywords of a kept document.
+        min_density: DENS, the least share of a kept document's characters that keywords cover.
+    """
+
+    code: str
+    name: str
+    spaced: bool
+    tesseract: str
+    min_keywords: int
+    min_density: float
+
+    @property
+    def keywords_file(self):
+        return REPOSITORY / "configs" / "keywords" / f"{self.code}.txt"
+
+
+LANGUAGES: dict[str, Language] = {
+    language.code: language
+    for language in (
+        Language("en", "English", True, "eng", 5, 0.04),
+        Language("zh", "Chinese", False, "chi_sim", 5, 0.05),
+        Language("ja", "Japanese", False, "jpn", 5, 0.05),
+        Language("fr", "French", True, "fra", 4, 0.04),
+        Language("ru", "Russian", True, "rus", 4, 0.02),
+        Language("es", "Spanish", True, "spa", 4, 0.04),
+    )
+}
+
+
+def language(code_or_name: str) -> Language:
+    """The row of a code ("fr") or a name ("French"), upper or lower case.
+
+    Raises:
+        SettingsError: no such language in the table.
+    """
+    wanted = code_or_name.strip().lower()
+    for row in LANGUAGES.values():
+        if wanted in (row.code, row.name.lower()):
+            return row
+    raise SettingsError(
+        f"unknown language {code_or_name!r}",
+        where="configs/languages.py",
+        wanted=", ".join(LANGUAGES),
+        todo="give one of these codes, or add a row to the table",
+    )
