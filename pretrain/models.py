@@ -1,0 +1,94 @@
+"""Finding and loading models and tokenizers: a folder, an adapter's folder, or a hub id. No remote code, safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.errors import EnvironmentFailure, MissingInputError
+from configs.files import REPOSITORY, read_json
+
+DEMO_MODEL = REPOSITORY / "models" / "smollm2-135m"
+
+
+def find_model(name_or_path: str | None) -> str:
+    """The folder or hub id to load; the demo model when nothing is given.
+
+    Raises:
+        MissingInputError: a folder that does not exist, or holds no model.
+    """
+    path = Path(name_or_path) if name_or_path else DEMO_MODEL
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return str(path)
+    looks_like_hub_id = name_or_path and not path.exists() and name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
+    if looks_like_hub_id and path.parts[0] not in ("models", "runs", "data"):
+        return name_or_path
+    raise MissingInputError(
+        "there is no model" if not path.exists() else "the folder holds no model",
+        where=path,
+        wanted="a folder with config.json and safetensors, or ORGANISATION/NAME on the hub",
+        todo="python scripts/download.py smollm2-135m gets the demo model; any hub id in its place gets that one",
+    )
+
+
+def is_adapter(model: str) -> bool:
+    """Whether the folder holds a PEFT adapter and not a whole model."""
+    return (Path(model) / "adapter_config.json").is_file()
+
+
+def base_of(model: str) -> str:
+    """The model an adapter belongs to; the model itself when it is a whole one."""
+    if not is_adapter(model):
+        return model
+    return find_model(read_json(Path(model) / "adapter_config.json")["base_model_name_or_path"])
+
+
+def _unreachable(model: str, error: Exception) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        "the model could not be loaded",
+        where=model,
+        found=str(error).splitlines()[0],
+        todo=f"python scripts/download.py {model} (with network), then give the folder under models/",
+    )
+
+
+def load_tokenizer(model: str) -> Any:
+    """The fast tokenizer of a model.
+
+    Raises:
+        EnvironmentFailure: it cannot be read or fetched.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unreachable(model, error) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: str, dtype: Any, attn_implementation: str | None = None) -> Any:
+    """A causal language model with its weights in `dtype`; an adapter is loaded on its base model.
+
+    Raises:
+        EnvironmentFailure: it cannot be read or fetched.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            base_of(model),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _unreachable(model, error) from None
+    if is_adapter(model):
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, model)
+    return loaded
