@@ -129,6 +129,9 @@ def run(main: Callable[[], int | None]) -> None:
         )
         print(problem.render(), file=sys.stderr)
         code = problem.exit_code
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.DONE
     except OSError as error:
         traceback.print_exc()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE):

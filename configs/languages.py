@@ -19,6 +19,8 @@ class Language:
         tesseract: name of Tesseract's model.
         min_keywords: MKC, the least number of distinct medical keywords of a kept document.
         min_density: DENS, the least share of a kept document's characters that keywords cover.
+        paper_min_keywords: MKC as published with MMedC, for its own lists of about 200 keywords.
+        paper_min_density: DENS as published with MMedC.
     """
 
     code: str
@@ -27,6 +29,8 @@ class Language:
     tesseract: str
     min_keywords: int
     min_density: float
+    paper_min_keywords: int
+    paper_min_density: float
 
     @property
     def keywords_file(self):
@@ -36,12 +40,12 @@ class Language:
 LANGUAGES: dict[str, Language] = {
     language.code: language
     for language in (
-        Language("en", "English", True, "eng", 5, 0.04),
-        Language("zh", "Chinese", False, "chi_sim", 5, 0.05),
-        Language("ja", "Japanese", False, "jpn", 5, 0.05),
-        Language("fr", "French", True, "fra", 4, 0.04),
-        Language("ru", "Russian", True, "rus", 4, 0.02),
-        Language("es", "Spanish", True, "spa", 4, 0.04),
+        Language("en", "English", True, "eng", 2, 0.075, 5, 0.04),
+        Language("zh", "Chinese", False, "chi_sim", 2, 0.045, 5, 0.05),
+        Language("ja", "Japanese", False, "jpn", 2, 0.015, 5, 0.05),
+        Language("fr", "French", True, "fra", 2, 0.01, 4, 0.04),
+        Language("ru", "Russian", True, "rus", 7, 0.03, 4, 0.02),
+        Language("es", "Spanish", True, "spa", 5, 0.01, 4, 0.04),
     )
 }
 

@@ -25,7 +25,7 @@ _PACKAGES = (
     "torch transformers accelerate deepspeed peft datasets tokenizers pyarrow pypdfium2 pytesseract nltk sacrebleu"
 )
 _SLURM_ID = re.compile(r"SLURM_(ARRAY_)?(JOB|TASK)\w*ID|SLURM_NNODES|SLURM_RESTART_COUNT")
-_SECRET = re.compile(r"key|token$|secret|password|credential", re.IGNORECASE)
+_SECRET = re.compile(r"key(?!word)|token$|secret|password|credential", re.IGNORECASE)
 
 
 def _git(*words: str) -> str:
@@ -120,6 +120,26 @@ def _shown(value: Any) -> str:
     return str(value) if len(str(value)) < 200 else str(value)[:200] + "..."
 
 
+def check_identity(path: Path, old: dict[str, Any], identity: Any) -> None:
+    """Compare the record `old`, read from `path`, with what would be made now.
+
+    Raises:
+        SettingsError: its output was made by other settings or from other input; both are shown.
+    """
+    if old.get("fingerprint") == fingerprint(identity):
+        return
+    before, now = old.get("identity"), plain(identity)
+    before = before if isinstance(before, dict) else {"": before}
+    changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k)) or ["(format of the record)"]
+    raise SettingsError(
+        "the output folder holds the output of other settings or other input",
+        where=path,
+        found="; ".join(f"{name} was {_shown(before.get(name))}" for name in changed),
+        wanted="; ".join(f"{name} {_shown(now.get(name))}" for name in changed),
+        todo="give another --output_dir, or remove this folder",
+    )
+
+
 def already_done(output_dir: Path, identity: Any) -> dict[str, Any] | None:
     """The finished record of `output_dir` when it was made from the same `identity`, else None.
 
@@ -130,17 +150,7 @@ def already_done(output_dir: Path, identity: Any) -> dict[str, Any] | None:
     if not path.exists():
         return None
     old = read_json(path)
-    if old.get("fingerprint") != fingerprint(identity):
-        before, now = old.get("identity"), plain(identity)
-        before = before if isinstance(before, dict) else {"": before}
-        changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k)) or ["(format of the record)"]
-        raise SettingsError(
-            "the output folder holds the output of other settings or other input",
-            where=path,
-            found="; ".join(f"{name} was {_shown(before.get(name))}" for name in changed),
-            wanted="; ".join(f"{name} {_shown(now.get(name))}" for name in changed),
-            todo="give another --output_dir, or remove this folder",
-        )
+    check_identity(path, old, identity)
     return old if old["status"] == "finished" else None
 
 

@@ -233,7 +233,7 @@ def _help(reader: _Reader, description: str) -> str:
     inherited: list[str] = []
     for name, item in reader.fields.items():
         text = item.metadata.get("help", "")
-        if not text:
+        if "positional" not in item.metadata:  # not made by setting(): another library documents it
             inherited.append(name)
             continue
         default = item.default if item.default_factory is MISSING else item.default_factory()

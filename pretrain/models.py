@@ -1,4 +1,7 @@
-"""Finding and loading models and tokenizers: a folder, an adapter's folder, or a hub id. No remote code, safetensors only."""
+"""Finding and loading models and tokenizers: a folder, an adapter's folder, or a hub id.
+
+No remote code is run and weights are read from safetensors only.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import EnvironmentFailure, MissingInputError
-from configs.files import REPOSITORY, read_json
+from configs.files import REPOSITORY, file_identity, read_json
 
 DEMO_MODEL = REPOSITORY / "models" / "smollm2-135m"
 
@@ -20,7 +23,9 @@ def find_model(name_or_path: str | None) -> str:
     path = Path(name_or_path) if name_or_path else DEMO_MODEL
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return str(path)
-    looks_like_hub_id = name_or_path and not path.exists() and name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
+    looks_like_hub_id = (
+        name_or_path and not path.exists() and name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
+    )
     if looks_like_hub_id and path.parts[0] not in ("models", "runs", "data"):
         return name_or_path
     raise MissingInputError(
@@ -29,6 +34,12 @@ def find_model(name_or_path: str | None) -> str:
         wanted="a folder with config.json and safetensors, or ORGANISATION/NAME on the hub",
         todo="python scripts/download.py smollm2-135m gets the demo model; any hub id in its place gets that one",
     )
+
+
+def model_identity(model: str) -> Any:
+    """What tells one state of a model from another: its weight files' names, sizes and times; a hub id as it is."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    return [str(model), *(file_identity(path) for path in files)]
 
 
 def is_adapter(model: str) -> bool:

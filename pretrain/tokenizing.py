@@ -81,7 +81,13 @@ def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: Any, fa
         np.save(file, np.array(rows, dtype=DOCUMENT))
     write_json(
         marker,
-        {"fingerprint": mark, "dtype": dtype.str, "num_tokens": start, "sources": list(sources), "failed": shard_failed.items},
+        {
+            "fingerprint": mark,
+            "dtype": dtype.str,
+            "num_tokens": start,
+            "sources": list(sources),
+            "failed": shard_failed.items,
+        },
     )
     failed.items.extend(shard_failed.items)
 
@@ -130,7 +136,9 @@ def prepare_blocks(shards: list[Shard], output_dir: Path, tokenizer: Any, settin
     documents = np.concatenate(tables)
     if not len(documents):
         raise MissingInputError(
-            "there is no usable document", where=", ".join(s.name for s in shards), todo="give folders that hold documents"
+            "there is no usable document",
+            where=", ".join(s.name for s in shards),
+            todo="give folders that hold documents",
         )
     shard_of = np.repeat(np.arange(len(shards)), [len(table) for table in tables])
     held_out = split_documents(documents, settings.validation_share, settings.max_validation_tokens)
@@ -163,7 +171,13 @@ def _write_split(folder: Path, name: str, documents: np.ndarray, shard_of: np.nd
 
 
 def _write_index(
-    folder: Path, shards: list[Shard], tokenizer: Any, block_size: int, splits: dict, documents: np.ndarray, shard_of: np.ndarray
+    folder: Path,
+    shards: list[Shard],
+    tokenizer: Any,
+    block_size: int,
+    splits: dict,
+    documents: np.ndarray,
+    shard_of: np.ndarray,
 ) -> dict:
     markers = [read_json(folder / "tokens" / f"{shard.name}.json") for shard in shards]
     by_language: Counter[str] = Counter()
@@ -187,7 +201,8 @@ def _write_index(
             "vocab_size": len(tokenizer),
         },
         "shards": [
-            {"file": f"tokens/{s.name}.bin", "num_tokens": m["num_tokens"]} for s, m in zip(shards, markers, strict=True)
+            {"file": f"tokens/{s.name}.bin", "num_tokens": m["num_tokens"]}
+            for s, m in zip(shards, markers, strict=True)
         ],
         "num_tokens": int(documents["length"].sum()),
         "num_tokens_by_language": dict(by_language),

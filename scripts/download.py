@@ -13,8 +13,8 @@ try:
     from configs.errors import run
 except ModuleNotFoundError:
     print(
-        "error: the environment is not active\n  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), "
-        "then the same command",
+        "error: the environment is not active\n"
+        "  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), then the same command",
         file=sys.stderr,
     )
     sys.exit(4)

@@ -1,0 +1,91 @@
+"""Batched greedy generation in this process: prompts of like length together, padded on the left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after one prompt.
+
+    Attributes:
+        index: place of the prompt in the list that was given.
+        text: the new text, special tokens left out.
+        num_prompt_tokens, num_new_tokens: lengths.
+        hit_limit: the end token did not come within the limit.
+        seconds: time of its batch, shared evenly.
+    """
+
+    index: int
+    text: str
+    num_prompt_tokens: int
+    num_new_tokens: int
+    hit_limit: bool
+    seconds: float
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches, longest prompts first: little padding, and too little memory shows at once.
+
+    The plan depends on the whole list only, so a resumed run makes the same batches.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    skip: frozenset[int] = frozenset(),
+    no_repeat_ngram_size: int = 0,
+) -> Iterator[list[Generation]]:
+    """Greedy answers to `prompts`, batch by batch as they come.
+
+    Args:
+        model: causal language model on its device, in eval mode.
+        prompts: texts, given to the model as they are.
+        max_new_tokens: limit a prompt; no answer is forced at it.
+        skip: indices of prompts that need no answer; a batch is left out when all of its prompts are in it.
+        no_repeat_ngram_size: no token n-gram of this size is written twice; 0 for plain greedy.
+    """
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    end_tokens = {tokenizer.eos_token_id}
+    for batch in plan_batches([len(ids) for ids in encoded], batch_size):
+        if skip.issuperset(batch):
+            continue
+        start = time.monotonic()
+        width = max(len(encoded[index]) for index in batch)
+        input_ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, index in enumerate(batch):
+            input_ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])
+            attention_mask[row, width - len(encoded[index]) :] = 1
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            no_repeat_ngram_size=no_repeat_ngram_size or None,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=list(end_tokens),
+        )[:, width:].cpu()
+        seconds = (time.monotonic() - start) / len(batch)
+        answers = []
+        for row, index in enumerate(batch):
+            ids = output[row].tolist()
+            end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
+            ids = ids if end is None else ids[:end]
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            answers.append(Generation(index, text, len(encoded[index]), len(ids), end is None, seconds))
+        yield answers

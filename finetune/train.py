@@ -1,0 +1,35 @@
+"""Fine-tune a language model on MMedBench: two rows a question, with rationale and answer only, packed without waste.
+
+  python finetune/train.py --lora                                  newest pretrained model, data/mmedbench or the sample
+  python finetune/train.py --model_name_or_path M --data DIR       all weights
+  sbatch finetune/run.sh --lora                                    on a cluster
+
+The same command starts, resumes from the newest complete checkpoint, or says "already done".
+"""
+
+import sys
+
+try:
+    from configs.errors import run
+except ModuleNotFoundError:
+    print(
+        "error: the environment is not active\n"
+        "  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), then the same command",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+
+from configs.settings import parse
+from pretrain.launching import relaunch_on_all_gpus
+
+
+def main() -> int:
+    relaunch_on_all_gpus()
+    from finetune.tuning import FinetuneArguments, FinetuneSettings, finetune
+
+    settings, args = parse(__doc__, FinetuneSettings, FinetuneArguments)
+    return finetune(settings, args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,140 @@
+"""What watches a training run: STOP file, complete checkpoints, metrics.jsonl with speed and time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from configs.progress import duration, log
+from pretrain.checkpoints import mark_complete
+from pretrain.throughput import flops_per_token, peak_tflops
+
+STOP_FILE = "STOP"
+
+
+def _same_on_all_ranks(value: bool) -> bool:
+    """Rank 0's value on every rank: a file may appear between two ranks' looks at it."""
+    if not torch.distributed.is_initialized():
+        return value
+    flag = torch.tensor([int(value)], device=_communication_device())
+    torch.distributed.broadcast(flag, 0)
+    return bool(flag.item())
+
+
+def _communication_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class StopFileCallback(TrainerCallback):
+    """Ends the run after the step in progress when OUTPUT/STOP exists: checkpoint, then a clean end.
+
+    It is the one way to end a run early; run.sh's trap touches it on USR1 (time limit) and TERM (preemption).
+    """
+
+    def __init__(self, output_dir: Path):
+        self.path = output_dir / STOP_FILE
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if _same_on_all_ranks(self.path.exists()) and state.global_step < state.max_steps:
+            log.info(f"{self.path} exists: saving at step {state.global_step} and stopping")
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+class CompleteCheckpointCallback(TrainerCallback):
+    """Marks a checkpoint complete once every rank has written its part."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes metrics.jsonl and one line of progress an interval.
+
+    `trainer.num_targets_seen` counts the tokens this rank computed a loss on. On resume, rows after the checkpoint's
+    step are dropped, so that the file reads as if the run had never been interrupted.
+    """
+
+    def __init__(self, output_dir: Path, label: str):
+        self.path, self.label = output_dir / "metrics.jsonl", label
+        self.trainer: Any = None
+        self._last: tuple[float, int, int] = (0.0, 0, 0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._last = (time.monotonic(), state.global_step, 0)
+        if not state.is_world_process_zero:
+            return
+        rows = read_metrics(self.path)
+        kept = [row for row in rows if row["step"] < state.global_step or (row["step"] == state.global_step and rows)]
+        if state.global_step == 0:
+            kept = []
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, "num_steps": state.max_steps, "epoch": state.epoch}
+        row.update({name: value for name, value in logs.items() if name != "epoch"})
+        if "loss" in logs:
+            row.update(self._speed(state))
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        log.info(f"{self.label}: " + describe(row))
+
+    def _speed(self, state: Any) -> dict[str, Any]:
+        now, targets = time.monotonic(), self.trainer.num_targets_seen
+        then, step, targets_then = self._last
+        self._last = (now, state.global_step, targets)
+        seconds, steps = max(now - then, 1e-9), max(state.global_step - step, 1)
+        world = self.trainer.args.world_size
+        speed = {
+            "seconds_per_step": round(seconds / steps, 3),
+            "tokens_per_second": round((targets - targets_then) * world / seconds, 1),
+            "seconds_left": round((state.max_steps - state.global_step) * seconds / steps),
+        }
+        if torch.cuda.is_available():
+            speed["tokens_per_second_per_gpu"] = round(speed["tokens_per_second"] / world, 1)
+            speed["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            peak = peak_tflops(torch.cuda.get_device_name())
+            if peak:
+                model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+                per_token = flops_per_token(model, self.trainer.block_size)
+                speed["mfu"] = round(speed["tokens_per_second_per_gpu"] * per_token / (peak * 1e12), 4)
+        return speed
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line cut by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One metrics row as a line for people."""
+    parts = [f"step {row['step']} of {row['num_steps']}"]
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.4f}, learning rate {row['learning_rate']:.2e}")
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+        parts += [f"MFU {row['mfu']:.1%}"] if "mfu" in row else []
+        parts.append(f"{duration(row['seconds_left'])} left")
+    evaluated = {
+        name[len("eval_perplexity_") :]: value for name, value in row.items() if name.startswith("eval_perplexity_")
+    }
+    if evaluated:
+        parts.append("perplexity " + " ".join(f"{lang} {value:.2f}" for lang, value in evaluated.items()))
+    return ", ".join(parts)

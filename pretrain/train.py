@@ -1,0 +1,60 @@
+"""Continue the pretraining of a language model on token blocks, with DeepSpeed.
+
+  sbatch pretrain/run.sh                                             newest blocks under runs/, demo model
+  sbatch pretrain/run.sh --config configs/pretrain/mmedlm2_7b.yaml   the published settings
+  python pretrain/train.py --data BLOCKS --model_name_or_path MODEL  without Slurm; one process a GPU
+
+The same command starts, resumes from the newest complete checkpoint, or says "already done".
+"""
+
+import sys
+
+try:
+    from configs.errors import run
+except ModuleNotFoundError:
+    print(
+        "error: the environment is not active\n"
+        "  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), then the same command",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import MissingInputError
+from configs.records import RUNS, newest_finished
+from configs.settings import parse, setting
+from pretrain.launching import relaunch_on_all_gpus
+
+
+@dataclass
+class PretrainSettings:
+    """Settings of pretrain/train.py beside TrainingArguments."""
+
+    data: Path | None = setting(None, "folder of token blocks; the newest finished one under runs/ by default")
+    model_name_or_path: str | None = setting(None, "folder or hub id; the demo model by default")
+    attn_implementation: str | None = setting(
+        None, "sdpa, flash_attention_2, flex_attention; transformers' choice by default"
+    )
+
+
+def main() -> int:
+    relaunch_on_all_gpus()
+    from pretrain.pretraining import PretrainArguments, pretrain
+
+    settings, args = parse(__doc__, PretrainSettings, PretrainArguments)
+    data = settings.data or newest_finished("prepare")
+    if data is None:
+        raise MissingInputError(
+            "there are no token blocks to train on",
+            where=RUNS,
+            found="no finished run of pretrain/prepare.py",
+            wanted="a folder of token blocks",
+            todo="python pretrain/prepare.py --input DIR... --output_dir runs/blocks, or bash scripts/demo.sh for all",
+        )
+    return pretrain(settings, args, data)
+
+
+if __name__ == "__main__":
+    run(main)

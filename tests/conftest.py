@@ -1,0 +1,58 @@
+"""Fixtures for every test file: a real Slurm of two virtual nodes on this machine (scripts/local_slurm.sh)."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+LOCAL_SLURM = Path(__file__).parents[1] / "scripts" / "local_slurm.sh"
+NODES = 2
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` consecutive free ports, below those that the kernel gives to clients."""
+    for first in random.sample(range(20_000, 30_000, count), 200):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise RuntimeError(f"no {count} consecutive free ports between 20000 and 30000")
+
+
+@pytest.fixture(scope="session")
+def new_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], dict[str, str]]]:
+    """Makes the environment of one more cluster, in a folder and with ports of its own; whoever asks starts it."""
+    if os.geteuid() != 0:
+        pytest.skip("a local Slurm needs root")
+    if not shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin"):
+        pytest.skip("slurmctld is missing: apt-get install slurmctld slurmd slurm-client munge")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN", "LOCAL_SLURM"))}
+    made = []
+
+    def new() -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("slurm")
+        made.append(
+            inherited
+            | {"LOCAL_SLURM_DIR": str(folder), "LOCAL_SLURM_PORT": str(free_ports(NODES + 1))}
+            | {"LOCAL_SLURM_NODES": str(NODES), "SLURM_CONF": str(folder / "slurm.conf")}
+        )
+        return dict(made[-1])
+
+    yield new
+    for env in made:
+        subprocess.run([LOCAL_SLURM, "stop"], env=env, check=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def slurm(new_slurm: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The environment in which sbatch, srun and scontrol speak to a running cluster: 2 nodes, 64 CPUs, 8 GPUs each."""
+    env = new_slurm()
+    started = subprocess.run([LOCAL_SLURM, "start"], env=env, capture_output=True, text=True, timeout=120)
+    assert started.returncode == 0, started.stdout + started.stderr
+    return env
