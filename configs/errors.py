@@ -23,6 +23,9 @@ class ExitCode(IntEnum):
     FAILED_ITEMS = 5
 
 
+EXIT_CODE_FILE = "EXIT_CODE_FILE"  # environment variable: where processes under torchrun leave their exit code
+
+
 class UserError(ValueError):
     """Something a user can put right. Carries the four parts that every message has.
 
@@ -116,8 +119,10 @@ def run(main: Callable[[], int | None]) -> None:
     UserError gives its own code and its four parts; a missing package or program, a full disk and too little memory
     give 4; Ctrl-C gives 130; anything else is a bug (1) with its traceback.
     """
+    code: int | None = ExitCode.DONE
     try:
         code = main()
+        sys.stdout.flush()
     except UserError as error:
         print(error.render(), file=sys.stderr)
         code = error.exit_code
@@ -131,7 +136,6 @@ def run(main: Callable[[], int | None]) -> None:
         code = problem.exit_code
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.DONE
     except OSError as error:
         traceback.print_exc()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE):
@@ -148,9 +152,21 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         code = 130
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
         code = ExitCode.BUG
+        # torch has a class of its own for a GPU's memory; this package imports no torch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            problem = EnvironmentFailure(
+                "the memory of this machine or of its GPU is full", todo="smaller batches or lengths, or more memory"
+            )
+            print(problem.render(), file=sys.stderr)
+            code = problem.exit_code
     sys.stdout.flush()
     sys.stderr.flush()
-    sys.exit(int(code or 0))
+    code = int(code or 0)
+    if code and EXIT_CODE_FILE in os.environ:
+        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
+        if code == ExitCode.FAILED_ITEMS:  # torchrun would take it for a crash and kill the other processes
+            code = 0
+    sys.exit(code)

@@ -107,7 +107,7 @@ def convert(value: Any, annotation: Any) -> Any:
         return value
     if isinstance(value, bool) or value is None:
         raise ValueError(value)
-    if annotation is int and isinstance(value, float) and value != int(value):
+    if annotation is int and isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
     return annotation(value)
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_path, file_identity, fingerprint
 from configs.languages import LANGUAGES
+from data_collection.work import unique_names, walk
 
 COLUMNS = ("id", "text", "lang", "source", "licence", "meta")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])  # meta holds a JSON object
@@ -65,116 +66,43 @@ class Shard:
         return {"name": self.name, "num_files": len(files), "num_bytes": num_bytes, "files": fingerprint(files)}
 
 
-def unique_names(paths: Sequence[tuple[Path, Path]]) -> list[str]:
-    """A name for each (path, root): the path below its root without suffix, "/" as "-", then "-2" where taken."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for path, root in paths:
-        suffix = _suffix(path) or (path.suffix if path.is_file() else "")
-        below = path.relative_to(root).as_posix() if path != root else path.name
-        stem = re.sub(r"[^\w.+-]+", "-", below.removesuffix(suffix)).strip(".-") or "documents"
-        stem = stem[:150]  # file names are limited to 255 bytes on most systems
-        while len(stem.encode()) > 180:
-            stem = stem[:-1]
-        name, count = stem, 1
-        while name.lower() in taken:
-            count += 1
-            name = f"{stem}-{count}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
-def walk(inputs: Sequence[str | Path], wanted: Sequence[str]) -> Iterator[tuple[Path, Path]]:
-    """Files under `inputs` whose lower-case name ends with one of `wanted`, as (path, root), sorted, each once.
-
-    Hidden files and folders are passed over (half-written output is hidden); a folder that has `kept/` is read there
-    only; a folder saved by `datasets` is given as a whole. A file named as an input is given whatever its name.
-
-    Raises:
-        MissingInputError: an input does not exist.
-    """
-    seen: set[Path] = set()
-    for given in inputs:
-        start = Path(given)
-        if not start.exists():
-            raise MissingInputError("no such input", where=start, todo="give files or folders that exist to --input")
-        root = start if start.is_dir() else start.parent
-        for path in _below(start, tuple(wanted)) if start.is_dir() else (start,):
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                yield path, root
-
-
-def _below(folder: Path, wanted: tuple[str, ...]) -> Iterator[Path]:
-    if (folder / "kept").is_dir():
-        folder = folder / "kept"
-    if _is_dataset(folder):
-        yield folder
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _below(path, wanted)
-        elif path.name.lower().endswith(wanted):
-            yield path
-
-
-def _is_dataset(folder: Path) -> bool:
-    described = (folder / "state.json").exists() or (folder / "dataset_info.json").exists()
-    return described and any(folder.glob("*.arrow"))
-
-
-def _suffix(path: Path) -> str:
-    """The suffix of a readable file as it is written in its name, else ""."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.lower().endswith(suffix):
-            return path.name[-len(suffix) :]
-    return ""
-
-
 def find_shards(inputs: Sequence[str | Path]) -> list[Shard]:
     """The shards of files and folders, in an order that depends on their names only.
 
     Raises:
         MissingInputError: an input does not exist, is no readable layout, or nothing readable was found.
     """
-    single: list[tuple[Path, Path]] = []
+    found: list[tuple[tuple[Path, ...], str, Path]] = []  # paths, kind, root
     texts: dict[Path, list[Path]] = {}
     for path, root in walk(inputs, tuple(SUFFIXES)):
-        suffix = _suffix(path).lower()
-        if path.is_file() and not suffix:
-            raise MissingInputError(
-                "a file is in no layout that can be read", where=path, wanted=", ".join(SUFFIXES), todo="convert it"
-            )
-        if suffix == ".txt":
+        kind = "dataset" if path.is_dir() else _kind(path)
+        if kind == "txt":
             texts.setdefault(root, []).append(path)
         else:
-            single.append((path, root))
-    shards = [
-        Shard(name, (path,), "dataset" if path.is_dir() else SUFFIXES[_suffix(path).lower()], root)
-        for name, (path, root) in zip(unique_names(single), single, strict=True)
-    ]
-    groups = [
-        (root, paths[start : start + NUM_TEXTS_PER_SHARD], start // NUM_TEXTS_PER_SHARD)
-        for root, paths in texts.items()
-        for start in range(0, len(paths), NUM_TEXTS_PER_SHARD)
-    ]
-    taken = {shard.name for shard in shards}
-    for order, (root, paths, number) in enumerate(groups):
-        name = f"{root.name or 'texts'}.txt-{number:05d}"
-        name = name if name not in taken else f"{name}-{order}"
-        taken.add(name)
-        shards.append(Shard(name, tuple(paths), "txt", root))
-    if not shards:
+            found.append(((path,), kind, root))
+    for root, paths in texts.items():
+        for start in range(0, len(paths), NUM_TEXTS_PER_SHARD):
+            found.append((tuple(paths[start : start + NUM_TEXTS_PER_SHARD]), "txt", root))
+    if not found:
         raise MissingInputError(
             "no documents were found",
             where=", ".join(map(str, inputs)),
             wanted=f"{', '.join(SUFFIXES)}, or a folder saved by datasets.save_to_disk",
             todo="give a folder that holds documents to --input",
         )
-    return shards
+    names = [  # texts are named by their folder
+        (root / f"{root.resolve().name}-txt" if kind == "txt" else paths[0], root) for paths, kind, root in found
+    ]
+    return [Shard(name, *rest) for name, rest in zip(unique_names(names, tuple(SUFFIXES)), found, strict=True)]
+
+
+def _kind(path: Path) -> str:
+    for suffix, kind in SUFFIXES.items():
+        if path.name.lower().endswith(suffix):
+            return kind
+    raise MissingInputError(
+        "a file is in no layout that can be read", where=path, wanted=", ".join(SUFFIXES), todo="convert it"
+    )
 
 
 def read_shard(shard: Shard, failed: FailedItems, lang: str | None = None) -> Iterator[Document]:
@@ -204,7 +132,7 @@ def to_document(row: Any, default_id: str, lang: str | None = None) -> Document:
         ValueError: the row is no JSON object or has no text.
     """
     if not isinstance(row, dict):
-        raise ValueError(f"the row is a {type(row).__name__}, not an object")
+        raise ValueError(f"not an object but {type(row).__name__} {str(row)[:40]!r}")
     rest = dict(row)
     text = rest.pop("text", None)
     if not isinstance(text, str):
@@ -265,7 +193,7 @@ def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, An
                     row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except UnicodeDecodeError as error:
                     failed.add(where, f"not UTF-8: {error.reason} at byte {error.start}")
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     failed.add(where, f"not JSON: {error}")
                 else:
                     yield where, f"{shard.name}-{number}", row
@@ -282,17 +210,20 @@ def _parquet_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str,
                 failed.add(path, f"no column named text among {', '.join(file.schema_arrow.names)}")
                 return
             for batch in file.iter_batches(batch_size=256):
-                for index in range(batch.num_rows):
+                for row in _batch_rows(batch):
                     number += 1
-                    where = f"{path}:{number}"
-                    try:
-                        row = batch.slice(index, 1).to_pylist()[0]
-                    except UnicodeDecodeError as error:  # Arrow does not check what another program wrote
-                        failed.add(where, f"not UTF-8: {error.reason}")
-                    else:
-                        yield where, f"{shard.name}-{number}", row
+                    yield f"{path}:{number}", f"{shard.name}-{number}", row
     except (OSError, pa.ArrowException) as error:
         failed.add(path, f"cannot be read after row {number}: {error}")
+
+
+def _batch_rows(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:  # Arrow does not check the text that another program wrote
+        if batch.num_rows > 1:
+            return [row for index in range(batch.num_rows) for row in _batch_rows(batch.slice(index, 1))]
+        return ["not UTF-8"]
 
 
 def _text_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:

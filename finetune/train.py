@@ -20,11 +20,11 @@ except ModuleNotFoundError:
     sys.exit(4)
 
 from configs.settings import parse
-from pretrain.launching import relaunch_on_all_gpus
+from pretrain.launching import launch_all_processes
 
 
 def main() -> int:
-    relaunch_on_all_gpus()
+    launch_all_processes()
     from finetune.tuning import FinetuneArguments, FinetuneSettings, finetune
 
     settings, args = parse(__doc__, FinetuneSettings, FinetuneArguments)

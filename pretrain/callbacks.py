@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,18 @@ def _communication_device() -> torch.device:
 class StopFileCallback(TrainerCallback):
     """Ends the run after the step in progress when OUTPUT/STOP exists: checkpoint, then a clean end.
 
-    It is the one way to end a run early; run.sh's trap touches it on USR1 (time limit) and TERM (preemption).
+    It is the one way to end a run early. run.sh, which does not know the folder, touches the file that STOP_FILE in
+    the environment names, on USR1 (time limit) and TERM (preemption).
     """
 
     def __init__(self, output_dir: Path):
-        self.path = output_dir / STOP_FILE
+        self.paths = [output_dir / STOP_FILE, *map(Path, filter(None, [os.environ.get("STOP_FILE")]))]
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if _same_on_all_ranks(self.path.exists()) and state.global_step < state.max_steps:
-            log.info(f"{self.path} exists: saving at step {state.global_step} and stopping")
+        asked = any(path.exists() for path in self.paths)
+        if _same_on_all_ranks(asked) and state.global_step < state.max_steps:
+            log.info(f"asked to stop: saving at step {state.global_step} of {state.max_steps}")
             self.stopped = True
             control.should_save = control.should_training_stop = True
         return control
@@ -61,7 +64,7 @@ class CompleteCheckpointCallback(TrainerCallback):
 class MetricsCallback(TrainerCallback):
     """Writes metrics.jsonl and one line of progress an interval.
 
-    `trainer.num_targets_seen` counts the tokens this rank computed a loss on. On resume, rows after the checkpoint's
+    Speed is in target tokens, those that bear loss: `trainer.num_targets_seen` counts this rank's. On resume, rows after the checkpoint's
     step are dropped, so that the file reads as if the run had never been interrupted.
     """
 
@@ -74,10 +77,7 @@ class MetricsCallback(TrainerCallback):
         self._last = (time.monotonic(), state.global_step, 0)
         if not state.is_world_process_zero:
             return
-        rows = read_metrics(self.path)
-        kept = [row for row in rows if row["step"] < state.global_step or (row["step"] == state.global_step and rows)]
-        if state.global_step == 0:
-            kept = []
+        kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step and state.global_step]
         self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -99,17 +99,17 @@ class MetricsCallback(TrainerCallback):
         world = self.trainer.args.world_size
         speed = {
             "seconds_per_step": round(seconds / steps, 3),
-            "tokens_per_second": round((targets - targets_then) * world / seconds, 1),
+            "target_tokens_per_second": round((targets - targets_then) * world / seconds, 1),
             "seconds_left": round((state.max_steps - state.global_step) * seconds / steps),
         }
         if torch.cuda.is_available():
-            speed["tokens_per_second_per_gpu"] = round(speed["tokens_per_second"] / world, 1)
+            speed["target_tokens_per_second_per_gpu"] = round(speed["target_tokens_per_second"] / world, 1)
             speed["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
             peak = peak_tflops(torch.cuda.get_device_name())
             if peak:
                 model = self.trainer.accelerator.unwrap_model(self.trainer.model)
                 per_token = flops_per_token(model, self.trainer.block_size)
-                speed["mfu"] = round(speed["tokens_per_second_per_gpu"] * per_token / (peak * 1e12), 4)
+                speed["mfu"] = round(speed["target_tokens_per_second_per_gpu"] * per_token / (peak * 1e12), 4)
         return speed
 
 
@@ -129,7 +129,7 @@ def describe(row: dict[str, Any]) -> str:
     parts = [f"step {row['step']} of {row['num_steps']}"]
     if "loss" in row:
         parts.append(f"loss {row['loss']:.4f}, learning rate {row['learning_rate']:.2e}")
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+        parts.append(f"{row['target_tokens_per_second']:,.0f} target tokens/s")
         parts += [f"MFU {row['mfu']:.1%}"] if "mfu" in row else []
         parts.append(f"{duration(row['seconds_left'])} left")
     evaluated = {

@@ -1,35 +1,49 @@
-"""Starting training processes: one a GPU, never nn.DataParallel."""
+"""Starting training processes: one a GPU on every node of the job, never nn.DataParallel."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+from configs.errors import EXIT_CODE_FILE, ExitCode
 from configs.progress import log
 
 
-def relaunch_on_all_gpus() -> None:
-    """On a machine of several GPUs, replace a plainly started script by torchrun with one process a GPU.
+def launch_all_processes() -> None:
+    """Start a plainly started training script again under torchrun, once a GPU and node, and exit with its code.
 
-    Does nothing under torchrun, and where there is one GPU or none.
+    Nodes are those of the Slurm step the script runs in (srun, one task a node), else one. Without a GPU there is one
+    process a node, or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one
+    process is enough, and in the processes that torchrun started.
     """
-    if "RANK" in os.environ or {"--help", "-h", "--dry_run"} & set(sys.argv):
+    if "TORCHELASTIC_RUN_ID" in os.environ or {"--help", "-h", "--dry_run"} & set(sys.argv):
         return
     import torch
 
-    num_gpus = torch.cuda.device_count()
-    if num_gpus > 1:
-        log.info(f"{num_gpus} GPUs: starting one process on each with torchrun")
-        words = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={num_gpus}",
-            *sys.argv,
-        ]
-        os.execv(sys.executable, words)  # noqa: S606 - our own interpreter, a list of words
+    num_nodes = int(os.environ.get("SLURM_NNODES", "1")) if "SLURM_STEP_ID" in os.environ else 1
+    asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
+    num_processes = torch.cuda.device_count() or max(1, asked // num_nodes)
+    if num_processes * num_nodes == 1:
+        return
+    log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
+    if num_nodes > 1:
+        words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={os.environ['RENDEZVOUS']}"]
+        words += [f"--rdzv_id={os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"]
+    else:
+        words += ["--standalone"]
+    num_threads = len(os.sched_getaffinity(0)) // max(asked, num_processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_threads)))
+    with tempfile.TemporaryDirectory() as folder:
+        # torchrun knows only success and failure, so the processes leave their code in a file.
+        code_file = Path(folder) / "code"
+        ended = subprocess.run([*words, *sys.argv], env={**os.environ, EXIT_CODE_FILE: str(code_file)})
+        code = int(code_file.read_text()) if code_file.is_file() else ExitCode.DONE
+    sys.exit(code or (ExitCode.BUG if ended.returncode else ExitCode.DONE))
 
 
 def join_group_of_one() -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from configs.errors import MissingInputError
 from configs.records import RUNS, newest_finished
 from configs.settings import parse, setting
-from pretrain.launching import relaunch_on_all_gpus
+from pretrain.launching import launch_all_processes
 
 
 @dataclass
@@ -40,7 +40,7 @@ class PretrainSettings:
 
 
 def main() -> int:
-    relaunch_on_all_gpus()
+    launch_all_processes()
     from pretrain.pretraining import PretrainArguments, pretrain
 
     settings, args = parse(__doc__, PretrainSettings, PretrainArguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,13 +175,18 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
     trainer.evaluate()
     rows = read_metrics(output_dir / "metrics.jsonl") if rank() == 0 else []
     evaluated = [row for row in rows if "eval_loss" in row]
+    speed = "target_tokens_per_second"
     return "finished", {
         "num_steps": trainer.state.global_step,
         "train_loss": output.training_loss,
-        "tokens_per_second": [row["tokens_per_second"] for row in rows if "tokens_per_second" in row],
+        "target_tokens_per_second": _median([row[speed] for row in rows if speed in row]),
         "before": _by_language(evaluated[0]) if evaluated else {},
         "after": _by_language(evaluated[-1]) if evaluated else {},
     }
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _by_language(row: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -59,8 +59,12 @@ def read_questions(path: Path, split: Split, failed: FailedItems) -> Iterator[Qu
                 failed.add(where, f"not UTF-8: {error.reason} at byte {error.start}")
             except json.JSONDecodeError as error:
                 failed.add(where, f"broken JSON: {error.msg} at column {error.colno}")
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                failed.add(where, f"missing field {error}" if isinstance(error, KeyError) else str(error))
+            except RecursionError:
+                failed.add(where, "JSON nested too deeply")
+            except KeyError as error:
+                failed.add(where, f"missing field {error}")
+            except (ValueError, TypeError, AttributeError) as error:
+                failed.add(where, str(error))
 
 
 def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Question:
@@ -75,7 +79,7 @@ def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Questi
         raise ValueError("question wants text and options an object of letters")
     answers = _letters(row["answer_idx"])
     # One French row lists its letters out of order: what is asked is the same.
-    options = {letter.strip(): str(text).strip() for letter, text in sorted(row["options"].items())}
+    options = {letter.strip(): _text(text) for letter, text in sorted(row["options"].items())}
     for letter in reversed(list(options)):
         if options[letter] or letter in answers:
             break
@@ -83,14 +87,19 @@ def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Questi
     return Question(
         id=question_id,
         lang=lang.code,
-        question=row["question"].strip(),
+        question=_text(row["question"]),
         options=options,
         answers=answers,
-        rationale=str(row.get("rationale") or "").strip(),
+        rationale=_text(row.get("rationale")),
         human_checked=bool(row.get("human_checked")),
         human_check_passed=bool(row.get("human_check_passed")),
         meta={name: value for name, value in row.items() if name not in _OWN_FIELDS},
     )
+
+
+def _text(value: Any) -> str:
+    """Stripped text; nothing for null. Lone surrogates, which no file can hold, become replacement characters."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
 
 
 def _letters(value: Any) -> tuple[str, ...]:

@@ -1,0 +1,98 @@
+"""Score predictions again, without a model: scores, table and plots from one or more predictions.jsonl.
+
+  python inference/score.py --input runs/eval/A/predictions.jsonl --output_dir DIR
+  python inference/score.py --input runs/eval/A runs/eval/B --labels "before" "after" --output_dir DIR
+
+Writes scores.json, table.md, table.csv, accuracy.svg/.png and rationale.svg/.png.
+"""
+
+import sys
+
+try:
+    from configs.errors import run
+except ModuleNotFoundError:
+    print(
+        "error: the environment is not active\n"
+        "  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), then the same command",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import FailedItems
+from configs.files import fingerprint, sha256_file
+from configs.records import already_done, exit_code, run_record
+from configs.settings import parse, setting
+from data_collection.questions import answers
+from inference import score_plots, score_tables, scoring, words
+
+
+@dataclass
+class ScoreSettings:
+    """Settings of inference/score.py."""
+
+    input: list[Path] = setting(help="predictions.jsonl files, or folders that hold one")
+    output_dir: Path = setting(help="where to write scores, tables and plots")
+    labels: list[str] = setting([], "name of each input in the table; the names of their folders by default")
+    caption: str = setting("", "a line under the table: steps, lengths, limits")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        found = []
+        for name, values in (("input", [path.resolve() for path in self.input]), ("labels", self.labels)):
+            found += [f"{name}: {value} is given twice" for value in sorted({v for v in values if values.count(v) > 1})]
+        if self.labels and len(self.labels) != len(self.input):
+            found.append(f"labels: {len(self.labels)} for {len(self.input)} inputs")
+        return found
+
+
+def main() -> int:
+    (settings,) = parse(__doc__, ScoreSettings)
+    paths = [path / scoring.PREDICTIONS_FILE if path.is_dir() else path for path in settings.input]
+    labels = settings.labels or default_labels(paths)
+    failed = FailedItems()
+    rows = [scoring.read_predictions(path, failed) for path in paths]
+    identity = {
+        "input": {label: sha256_file(path) for label, path in zip(labels, paths, strict=True)},
+        "caption": settings.caption,
+        # Another parser or splitter gives other scores.
+        "scoring": fingerprint([sha256_file(module.__file__) for module in (answers, scoring, words)]),
+    }
+    if done := already_done(settings.output_dir, identity):
+        print(f"already done: {settings.output_dir}", file=sys.stderr)
+        print(json.dumps(done["result"]["average"], ensure_ascii=False))
+        return exit_code(done)
+    with run_record(settings.output_dir, "score", asdict(settings), identity) as record:
+        labelled = [(label, scoring.score(of_file)) for label, of_file in zip(labels, rows, strict=True)]
+        averages = write(labelled, settings.output_dir, settings.caption)
+        failed.write(settings.output_dir / "failures.jsonl")
+        record.finish("finished", len(failed), average=averages)
+    print((settings.output_dir / "table.md").read_text(encoding="utf-8"))
+    print(json.dumps(averages, ensure_ascii=False))
+    return failed.exit_code
+
+
+def default_labels(paths: list[Path]) -> list[str]:
+    """The name of each file's folder, with as many folders above it as tell the files apart."""
+    parts = [path.resolve().parent.parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(part[-depth:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(path) for path in paths]
+
+
+def write(labelled: list[tuple[str, dict[str, Any]]], output_dir: Path, caption: str) -> dict[str, Any]:
+    """Write everything drawn from the scores; returns the averages by label and kind."""
+    scoring.write_scores(labelled, output_dir, caption)
+    score_tables.write_tables(labelled, output_dir, caption)
+    score_plots.write_plots(labelled, output_dir)
+    return {label: scores["average"] for label, scores in labelled}
+
+
+if __name__ == "__main__":
+    run(main)

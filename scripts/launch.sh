@@ -1,0 +1,56 @@
+# What the run.sh of every stage shares; they source it from the repository root, under sbatch and under plain bash.
+# shellcheck shell=bash
+
+# An #SBATCH --output in a folder that is not there yet would end the job before it starts, without a word (Slurm before
+# 23.11). So the log is Slurm's default one, slurm-ID.out where sbatch was called, and moves while it is being written.
+move_log() { # name of the work
+  local log
+  log=$(readlink "/proc/$$/fd/1")
+  if [[ -n ${SLURM_JOB_ID:-} && ${log##*/} == slurm-*.out && ${log%/*} -ef . ]]; then
+    mkdir -p runs/logs
+    mv "$log" "runs/logs/$1-${log##*/slurm-}"
+  fi
+}
+
+# Exit code 5 says that the work is done but for some items, which run.json and failures.jsonl name. Under Slurm it
+# must not break a chain of jobs, so the job ends with 0.
+finish() { # exit code
+  if [[ $1 == 5 && -n ${SLURM_JOB_ID:-} ]]; then exit 0; fi
+  exit "$1"
+}
+
+# Train on all nodes of the job. USR1 (time limit near) and TERM (preemption) let the step in progress end and save a
+# checkpoint; then the job requeues itself and the same command goes on. A crashed run is not requeued.
+run_training() { # script and its arguments
+  local code=0 training stopped=""
+  STOP_FILE=runs/stop/${SLURM_JOB_ID:-$$}
+  export STOP_FILE
+  mkdir -p runs/stop && rm -f "$STOP_FILE"
+  trap 'stopped=yes; touch "$STOP_FILE"; echo "asked to stop: the step in progress ends and is saved" >&2' USR1 TERM
+  if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    # srun before 23.02 took --cpus-per-task from the job, later ones take it from this variable only.
+    export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+    RENDEZVOUS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 10000))
+    export RENDEZVOUS
+    srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 python "$@" &
+  else
+    python "$@" &
+  fi
+  training=$!
+  while true; do # a trapped signal ends wait early; the training is still there then
+    code=0
+    wait "$training" || code=$?
+    kill -0 "$training" 2>/dev/null || break
+  done
+  trap - USR1 TERM
+  rm -f "$STOP_FILE"
+  if [[ -n $stopped && $code == 0 ]]; then
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then scontrol requeue "$SLURM_JOB_ID"; else exit 143; fi
+  fi
+  finish "$code"
+}
+
+# shellcheck disable=SC1091
+if [[ -f configs/site.env ]]; then source configs/site.env; fi
+# shellcheck disable=SC1091
+if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Make the environment: .venv with requirements.txt, and Tesseract with six languages where apt may install it.
+#   bash scripts/setup.sh [--slurm]     --slurm: the programs of scripts/local_slurm.sh too
+# What is there already is left alone. Exit codes: 0 done, 4 something is missing and cannot be installed here.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+packages=(tesseract-ocr tesseract-ocr-eng tesseract-ocr-fra tesseract-ocr-spa tesseract-ocr-rus tesseract-ocr-jpn
+  tesseract-ocr-chi-sim fonts-noto-cjk)
+[[ ${1:-} != --slurm ]] || packages+=(slurmctld slurmd slurm-client munge iproute2)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
+done
+if ((${#missing[@]})) && command -v apt-get >/dev/null; then
+  sudo=()
+  ((EUID == 0)) || sudo=(sudo -n)
+  install=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
+  echo "installing ${missing[*]}" >&2
+  if ! { "${sudo[@]}" apt-get update -q && "${install[@]}"; } >/tmp/setup-apt.$$ 2>&1; then
+    printf 'error: system programs are missing and could not be installed\n  where: %s\n  found: %s\n  what to do: %s\n' \
+      "apt-get" "$(tail -n 1 /tmp/setup-apt.$$)" "sudo apt-get install ${missing[*]}" >&2
+    rm -f /tmp/setup-apt.$$
+    exit 4
+  fi
+  rm -f /tmp/setup-apt.$$
+elif ! command -v apt-get >/dev/null && ! command -v tesseract >/dev/null; then
+  printf 'error: Tesseract is missing\n  what to do: install it with the languages %s, and a CJK font\n' \
+    "eng fra spa rus jpn chi_sim" >&2
+  exit 4
+fi
+
+wanted=$(sha256sum requirements.txt pyproject.toml)
+if [[ ! -f .venv/installed || $(cat .venv/installed) != "$wanted" ]]; then
+  echo "installing the packages of requirements.txt into .venv (some minutes)" >&2
+  python=$(command -v python3.12 || command -v python3.11 || command -v python3)
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    printf 'error: Python is too old\n  found: %s\n  wanted: 3.11 or newer\n  what to do: install python3.11\n' \
+      "$("$python" --version)" >&2
+    exit 4
+  }
+  [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+  .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+  echo "$wanted" >.venv/installed
+fi

@@ -1,0 +1,223 @@
+"""Readers of every layout, the writer, and the shares of a Slurm array."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from configs.errors import FailedItems, MissingInputError, SettingsError
+from data_collection import documents
+from data_collection.documents import Document, DocumentWriter, find_shards, read_shard
+from data_collection.work import array_task, unique_names
+
+DOCUMENTS = [
+    Document("a", "Un texte.\nDeux lignes.", "fr", "web", "CC0", {"label": "medical", "year": 2020}),
+    Document("b", "二つ目の文書", "ja", "", "", {"nested": {"x": [1, 2]}}),
+    Document("c", "", "ru"),
+]
+
+
+def read_all(paths, lang=None):
+    failed = FailedItems()
+    found = [doc for shard in find_shards(paths) for doc in read_shard(shard, failed, lang)]
+    return found, failed
+
+
+def rows():
+    return [{**vars(doc), "meta": json.dumps(doc.meta)} for doc in DOCUMENTS]
+
+
+def write_parquet(path):
+    with DocumentWriter(path, {"made": "by test"}) as writer:
+        for document in DOCUMENTS:
+            writer.write(document)
+
+
+def write_json_lines(path):
+    path.write_text("\n".join(json.dumps({**vars(doc)}, ensure_ascii=False) for doc in DOCUMENTS), encoding="utf-8")
+
+
+def write_gz(path):
+    path.write_bytes(gzip.compress("".join(json.dumps(vars(doc)) + "\n" for doc in DOCUMENTS).encode()))
+
+
+def write_zst(path):  # two frames, as appended files have
+    lines = [(json.dumps(vars(doc)) + "\n").encode() for doc in DOCUMENTS]
+    path.write_bytes(zstandard.compress(lines[0]) + zstandard.compress(b"".join(lines[1:])))
+
+
+def write_dataset(path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows()).save_to_disk(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("d.parquet", write_parquet),
+        ("d.jsonl", write_json_lines),
+        ("d.jsonl.gz", write_gz),
+        ("d.jsonl.zst", write_zst),
+        ("saved", write_dataset),
+    ],
+)
+def test_every_layout_gives_the_same_documents(tmp_path, name, write):
+    write(tmp_path / name)
+    found, failed = read_all([tmp_path])
+    assert found == DOCUMENTS and not failed
+
+
+def test_text_files_are_documents_in_shards_of_a_thousand(tmp_path):
+    folder = tmp_path / "books"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(1001):
+        (folder / "sub" / f"{number:04d}.txt").write_text(f"\ufeffnombre {number}\r\n", encoding="utf-8")
+    (folder / "bad.txt").write_bytes("é".encode("latin-1"))
+    shards = find_shards([folder])
+    assert [len(shard.paths) for shard in shards] == [1000, 2]
+    assert [shard.name for shard in shards] == ["books-txt", "books-txt-2"]
+    found, failed = read_all([folder], "fr")
+    assert len(found) == 1001 and [Path(item["where"]).name for item in failed.items] == ["bad.txt"]
+    assert found[0] == Document("sub/0000", "nombre 0\n", "fr", meta={"file": "sub/0000.txt"})
+
+
+def test_bad_rows_are_listed_and_the_rest_is_read(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"text": "first, after a byte order mark"}',
+        b"{broken",
+        b'{"text": "latin \xe9"}',
+        b'{"id": 7, "text": null}',
+        b'{"text": ["a list"]}',
+        b"[1, 2]",
+        b"",
+        b"[" * 100_000,
+        b'{"text": ' + b"9" * 5000 + b"}",
+        b'{"id": 12, "text": "lone \\ud83d, pair \\ud83d\\ude00, nul \\u0000.", "lang": "fr-FR", "license": "MIT", "k": "\\udc00"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    found, failed = read_all([path], "en")
+    assert [doc.id for doc in found] == ["mixed-1", "12"]
+    assert found[0].lang == "en"
+    assert found[1] == Document("12", "lone \ufffd, pair 😀, nul .", "fr", "", "MIT", {"k": "\udc00"})
+    assert [int(item["where"].rsplit(":", 1)[1]) for item in failed.items] == [2, 3, 4, 5, 6, 8, 9]
+    with DocumentWriter(tmp_path / "out.parquet", {}) as writer:  # what was read can be stored
+        for document in found:
+            writer.write(document)
+    assert read_all([tmp_path / "out.parquet"])[0][1].meta == {"k": "\ufffd"}
+
+
+def test_an_endless_line_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1000)
+    rows = [{"text": "a" * 5000}, {"text": "short"}, {"text": "b" * 2000}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, failed = read_all([tmp_path])
+    assert [doc.text for doc in found] == ["short"] and len(failed) == 2
+
+
+@pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.jsonl.zst", "cut.parquet", "other.parquet", "cut.jsonl"])
+def test_a_damaged_file_is_a_failed_item(tmp_path, name):
+    path = tmp_path / name
+    if name == "other.parquet":
+        pq.write_table(pa.table({"content": ["no text column"]}), path)
+    else:
+        {"gz": write_gz, "zst": write_zst, "parquet": write_parquet, "jsonl": write_json_lines}[name.split(".")[-1]](
+            path
+        )
+        path.write_bytes(path.read_bytes()[:-20])
+    found, failed = read_all([path])
+    assert len(found) < 3 and len(failed) == 1 and str(path) in failed.items[0]["where"]
+
+
+def test_parquet_text_that_is_not_utf8_fails_alone(tmp_path):
+    good, bad = b"gut", b"\xff\xfe"
+    text = pa.Array.from_buffers(
+        pa.string(),
+        3,
+        [None, pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 3, 5, 8))), pa.py_buffer(good + bad + good)],
+    )
+    pq.write_table(pa.table({"text": text}), tmp_path / "x.parquet")
+    found, failed = read_all([tmp_path])
+    assert [doc.id for doc in found] == ["x-1", "x-3"] and len(failed) == 1
+
+
+def test_where_shards_are_found(tmp_path):
+    stage = tmp_path / "stage"
+    for folder in ("kept", "rejected", "shards", "kept/.hidden"):
+        (stage / folder).mkdir(parents=True, exist_ok=True)
+        write_parquet(stage / folder / "x.parquet")
+    write_parquet(stage / "kept" / ".x.parquet.abc.tmp")
+    other = tmp_path / "other" / "x.parquet"
+    other.parent.mkdir()
+    write_parquet(other)
+    shards = find_shards([stage, other, other.parent, stage / "kept" / "x.parquet"])
+    assert [(shard.name, shard.paths[0]) for shard in shards] == [("x", stage / "kept" / "x.parquet"), ("x-2", other)]
+    before = shards[0].identity()
+    assert before == find_shards([stage])[0].identity()
+    with DocumentWriter(shards[0].paths[0], {}) as writer:
+        writer.write(DOCUMENTS[0])
+    assert shards[0].identity() != before
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.docx").write_text("?")
+    for wrong in (tmp_path / "empty", tmp_path / "absent", tmp_path / "x.docx"):
+        with pytest.raises(MissingInputError):
+            find_shards([wrong])
+
+
+def test_writer_is_all_or_nothing_and_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "MAX_GROUP_CHARACTERS", 100)
+    path = tmp_path / "x.parquet"
+    with pytest.raises(KeyboardInterrupt), DocumentWriter(path, {}) as writer:
+        writer.write(DOCUMENTS[0])
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    made = []
+    for _ in range(2):
+        with DocumentWriter(path, {"fingerprint": "f"}, [pa.field("reason", pa.string())]) as writer:
+            for number in range(10):
+                writer.write(Document(str(number), "x" * 60), reason="r")
+        made.append(path.read_bytes())
+    assert made[0] == made[1] and (writer.num_documents, writer.num_characters) == (10, 600)
+    file = pq.ParquetFile(path)
+    assert file.num_row_groups == 5 and file.schema_arrow.metadata[b"fingerprint"] == b"f"
+    assert file.read().column("reason").to_pylist() == ["r"] * 10
+
+
+def test_names_are_unique_whatever_the_case():
+    root = Path("in")
+    paths = [
+        (root / name, root)
+        for name in ("a.jsonl", "A.parquet", "a-2.jsonl", "b/c d.jsonl", "b-c-d.jsonl", "é" * 300 + ".txt")
+    ]
+    names = unique_names(paths, (".jsonl", ".parquet", ".txt"))
+    assert names[:5] == ["a", "A-2", "a-2-2", "b-c-d", "b-c-d-2"]
+    assert len({name.lower() for name in names}) == 6 and max(len(name.encode()) for name in names) <= 200
+
+
+@pytest.mark.parametrize(("first", "last", "step"), [(0, 0, 1), (0, 7, 1), (1, 4, 1), (3, 15, 4)])
+def test_array_tasks_share_all_items(monkeypatch, first, last, step):
+    ids = range(first, last + 1, step)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", str(len(ids)))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", str(last))
+    done = []
+    for task in ids:
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        index, count = array_task()
+        done += list(range(20))[index::count]
+    assert sorted(done) == list(range(20))
+
+
+def test_an_array_with_gaps_is_refused(monkeypatch):
+    for name, value in (("ID", 1), ("COUNT", 3), ("MIN", 1), ("MAX", 7)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    assert array_task() == (0, 3)  # 1, 4, 7
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "6")
+    with pytest.raises(SettingsError, match="gaps"):
+        array_task()
