@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from configs import records
-from configs.errors import FailedItems
+from configs.errors import ExitCode, FailedItems
 from configs.files import fingerprint
 from configs.progress import log, rank
 from configs.settings import setting
@@ -76,7 +76,6 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     )
     name = f"{Path(model_path).name}-{'lora' if settings.lora else 'full'}-{fingerprint(identity)[:8]}"
     args.output_dir = args.output_dir or str(records.RUNS / "finetune" / name)
-    args.logging_dir = str(Path(args.output_dir) / "tensorboard")
     if rank() == 0:
         log.info(f"questions {data}, model {model_path}, output {args.output_dir}")
     done = records.already_done(Path(args.output_dir), identity)
@@ -86,8 +85,9 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         return records.exit_code(done)
     examples = PackedExamples(to_segments(train_questions, tokenizer, settings.block_size, failed), settings.block_size)
     log.info(
-        f"{len(train_questions):,} training questions, {len(dev_questions):,} dev; {len(examples.segments):,} examples of "
-        f"{examples.num_tokens:,} tokens in {len(examples):,} blocks of {settings.block_size}; {len(failed)} rows left out"
+        f"{len(train_questions):,} training questions, {len(dev_questions):,} dev; "
+        f"{len(examples.segments):,} examples of {examples.num_tokens:,} tokens in {len(examples):,} blocks of "
+        f"{settings.block_size}; {len(failed)} rows left out"
     )
     if args.dry_run:
         return failed.exit_code
@@ -113,7 +113,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         if status == "finished" and rank() == 0:
             remove_all(Path(args.output_dir))
             print(args.output_dir)
-    return failed.exit_code
+    return failed.exit_code if status == "finished" else ExitCode.DONE  # run.sh requeues a stopped run that gave 0
 
 
 def _finish(

@@ -55,7 +55,10 @@ class TokenBlocks:
             self._check(name, checksum if verify else None)
         self.block_size: int = self.index["block_size"]
         dtype = np.dtype(self.index["dtype"])
-        self._tokens = [np.memmap(self.folder / s["file"], dtype=dtype, mode="r") for s in self.index["shards"]]
+        self._tokens = [  # an empty file, of a shard without one usable document, cannot be mapped
+            np.memmap(self.folder / shard["file"], dtype=dtype, mode="r") if shard["num_tokens"] else np.empty(0, dtype)
+            for shard in self.index["shards"]
+        ]
 
     def _check(self, name: str, checksum: str | None) -> None:
         path = self.folder / name
@@ -66,7 +69,7 @@ class TokenBlocks:
                 where=path,
                 found=found,
                 wanted=checksum or "the file",
-                todo="remove the folder's index.json and run pretrain/prepare.py again",
+                todo=f"remove {self.folder} and run pretrain/prepare.py again",
             )
 
     def check_tokenizer(self, tokenizer_hash: str, where: object) -> None:

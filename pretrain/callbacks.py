@@ -64,8 +64,8 @@ class CompleteCheckpointCallback(TrainerCallback):
 class MetricsCallback(TrainerCallback):
     """Writes metrics.jsonl and one line of progress an interval.
 
-    Speed is in target tokens, those that bear loss: `trainer.num_targets_seen` counts this rank's. On resume, rows after the checkpoint's
-    step are dropped, so that the file reads as if the run had never been interrupted.
+    Speed is in target tokens, those that bear loss: `trainer.num_targets_seen` counts this rank's. On resume, rows
+    after the checkpoint's step are dropped, so that the file reads as if the run had never been interrupted.
     """
 
     def __init__(self, output_dir: Path, label: str):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from configs.errors import EXIT_CODE_FILE, ExitCode
@@ -20,6 +21,8 @@ def launch_all_processes() -> None:
     process a node, or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one
     process is enough, and in the processes that torchrun started.
     """
+    if EXIT_CODE_FILE in os.environ:
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
     if "TORCHELASTIC_RUN_ID" in os.environ or {"--help", "-h", "--dry_run"} & set(sys.argv):
         return
     import torch
@@ -30,7 +33,8 @@ def launch_all_processes() -> None:
     if num_processes * num_nodes == 1:
         return
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
+    words = [sys.executable, "-m", "torch.distributed.run"]
+    words += [f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
     if num_nodes > 1:
         words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={os.environ['RENDEZVOUS']}"]
         words += [f"--rdzv_id={os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"]
@@ -41,9 +45,23 @@ def launch_all_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # torchrun knows only success and failure, so the processes leave their code in a file.
         code_file = Path(folder) / "code"
-        ended = subprocess.run([*words, *sys.argv], env={**os.environ, EXIT_CODE_FILE: str(code_file)})
+        environment = {**os.environ, EXIT_CODE_FILE: str(code_file)}
+        with subprocess.Popen([*words, *sys.argv], env=environment, stdin=subprocess.PIPE) as torchrun:
+            torchrun.wait()
         code = int(code_file.read_text()) if code_file.is_file() else ExitCode.DONE
-    sys.exit(code or (ExitCode.BUG if ended.returncode else ExitCode.DONE))
+    if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS):  # a process crashed beside those
+        code = ExitCode.BUG
+    sys.exit(code)
+
+
+def _end_with_launcher() -> None:
+    """End this process when the command that a user sees has died, by whatever signal.
+
+    Processes under torchrun outlive it otherwise, and would write into the folder in which the same command goes on.
+    They share its standard input, a pipe that the launcher alone holds open and never writes to.
+    """
+    os.read(0, 1)
+    os._exit(ExitCode.BUG)
 
 
 def join_group_of_one() -> None:

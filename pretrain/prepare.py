@@ -60,7 +60,7 @@ def main() -> int:
         "input": [shard.identity() for shard in shards],
     }
     done = records.already_done(settings.output_dir, identity)
-    if done:
+    if done and (settings.output_dir / "index.json").is_file():
         log.info(f"already done: {settings.output_dir}")
         return records.exit_code(done)
     failed = FailedItems()

@@ -80,18 +80,19 @@ def arithmetic(args: TrainSettings, num_blocks: int, num_tokens: int, block_size
     steps = args.max_steps if args.max_steps > 0 else int(-(-num_blocks // blocks_per_step) * args.num_train_epochs)
     # bf16 weights and gradients, float32 master weights and two AdamW moments: 16 bytes a parameter before sharding.
     gib = 16 * num_parameters / 2**30
+    num_tokens_trained = steps * blocks_per_step * block_size
+    seconds = 6 * num_parameters * num_tokens_trained / (args.world_size * 0.4 * 312e12)
     return "\n".join(
         [
             f"model {model}: {num_parameters / 1e6:,.1f} M parameters",
             f"data: {num_blocks:,} blocks of {block_size} tokens, {num_tokens:,} tokens",
-            f"step: {args.world_size} devices x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} = "
-            f"{blocks_per_step} blocks, {blocks_per_step * block_size:,} tokens",
-            f"run: {steps:,} steps, {steps * blocks_per_step * block_size:,} tokens, "
+            f"step: {args.world_size} devices x {args.per_device_train_batch_size} x "
+            f"{args.gradient_accumulation_steps} = {blocks_per_step} blocks, {blocks_per_step * block_size:,} tokens",
+            f"run: {steps:,} steps, {num_tokens_trained:,} tokens, "
             f"{steps * blocks_per_step / max(1, num_blocks):.2f} epochs",
-            f"weights, gradients, optimizer: {gib:.1f} GiB in all, {gib / args.world_size:.1f} GiB a device when ZeRO 3 "
-            "shards them, activations beside",
-            f"time: {duration(6 * num_parameters * steps * blocks_per_step * block_size / (args.world_size * 0.4 * 312e12))} "
-            "on A100s of this number at 40 % MFU",
+            f"weights, gradients, optimizer: {gib:.1f} GiB in all, {gib / args.world_size:.1f} GiB a device when "
+            "ZeRO 3 shards them, activations beside",
+            f"time: {duration(seconds)} on A100s of this number at 40 % MFU",
         ]
     )
 
@@ -105,7 +106,6 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
     identity = training_identity(args, data=fingerprint(blocks.index), model=model_identity(model_path))
     name = Path(model_path).name
     args.output_dir = args.output_dir or str(records.RUNS / "pretrain" / f"{name}-{fingerprint(identity)[:8]}")
-    args.logging_dir = str(Path(args.output_dir) / "tensorboard")
     if rank() == 0:
         log.info(f"token blocks {data}, model {model_path}, output {args.output_dir}")
     train_split = blocks.index["splits"]["train"]

@@ -21,7 +21,9 @@ def flops_per_token(model: Any, sequence_length: float) -> float:
     context of half the sequence (PaLM, Chowdhery et al. 2022, appendix B, halved because it is causal).
     """
     config = model.config
-    num_parameters = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
+    # Under ZeRO 3 a weight is empty between its uses, and ds_numel is its size.
+    sizes = {name: getattr(weight, "ds_numel", weight.numel()) for name, weight in model.named_parameters()}
+    num_parameters = sum(size for name, size in sizes.items() if "embed_tokens" not in name)
     if getattr(config, "tie_word_embeddings", False):
         num_parameters += config.vocab_size * config.hidden_size  # the output layer shares the embedding's weights
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

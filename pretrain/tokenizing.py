@@ -46,11 +46,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: Any, failed: FailedItems) -> None:
-    """Write one shard's tokens and document table; nothing to do when they are there with the same fingerprint.
-
-    Raises:
-        SettingsError: ids do not fit in 32 bits.
-    """
+    """Write one shard's tokens and document table; nothing to do when they are there with the same fingerprint."""
     marker = folder / f"{shard.name}.json"
     mark = fingerprint([identity, shard.identity()])
     if marker.exists() and read_json(marker)["fingerprint"] == mark:

@@ -144,6 +144,7 @@ def prepare_to_start(args: TrainSettings) -> Path | None:
     """Remove an old STOP file and half-written checkpoints (rank 0); returns the checkpoint to go on from, or None."""
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "tensorboard"))  # the one way to say it
     if rank() == 0:
         (output_dir / STOP_FILE).unlink(missing_ok=True)
         checkpoints.remove_incomplete(output_dir)
@@ -169,7 +170,7 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
     if len(trainer.train_dataset) == 0:
         raise SettingsError("there is not one training block", where=output_dir, todo="give more data")
     args.eval_on_start = checkpoint is None and bool(trainer.evaluation)
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.stop_callback.stopped:
         return "stopped", {}
     trainer.evaluate()
@@ -178,7 +179,7 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
     speed = "target_tokens_per_second"
     return "finished", {
         "num_steps": trainer.state.global_step,
-        "train_loss": output.training_loss,
+        "train_loss": _mean([row["loss"] for row in rows if "loss" in row]),
         "target_tokens_per_second": _median([row[speed] for row in rows if speed in row]),
         "before": _by_language(evaluated[0]) if evaluated else {},
         "after": _by_language(evaluated[-1]) if evaluated else {},
@@ -187,6 +188,10 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
 
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _by_language(row: dict[str, Any]) -> dict[str, dict[str, float]]:

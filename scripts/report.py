@@ -2,8 +2,8 @@
 
   python scripts/report.py RUN_DIR [--output FILE]
 
-Reads every run.json under RUN_DIR, whatever state its stage is in. Writes FILE (RUN_DIR/report.html by default; it needs
-no network and no other file), RUN_DIR/table.md and RUN_DIR/table.csv. Ends with 5 when a stage had failed items.
+Reads every run.json under RUN_DIR, whatever state its stage is in. Writes FILE (RUN_DIR/report.html by default), which
+needs no network and no other file, RUN_DIR/table.md and RUN_DIR/table.csv. Ends with 5 when a stage had failed items.
 """
 
 import sys
@@ -12,8 +12,8 @@ try:
     from configs.errors import run
 except ModuleNotFoundError:
     print(
-        "error: the environment is not active\n  what to do: source .venv/bin/activate (bash scripts/setup.sh makes it), "
-        "then the same command",
+        "error: the environment is not active\n  what to do: source .venv/bin/activate "
+        "(bash scripts/setup.sh makes it), then the same command",
         file=sys.stderr,
     )
     sys.exit(4)

@@ -72,6 +72,11 @@ def numbers(value: Any) -> dict[str, int | float]:
     return {name: found for name, part in items(value).items() if (found := number(part)) is not None}
 
 
+def percent(share: float | None) -> str:
+    """A share as percents with one decimal, or a dash."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; nothing for an absent file, and lines that are no object are passed over."""
     try:
@@ -207,7 +212,7 @@ def read_evaluations(stages: list[Stage]) -> list[Evaluation]:
             problems.append(f"no scores: {_first_line(error)}")
         label = content.get("label") or stage.get("result", "label") or stage.get("settings", "label") or stage.place
         label = clean_line(label, MAX_LABEL_CHARACTERS)
-        label = f"{label} ({stage.place})" if label in labels else label
+        label = clean(f"{label} ({stage.place})") if label in labels else label
         labels.add(label)
         rows = _read_answers(stage, problems)
         caption = clean(content.get("caption") or "")
@@ -253,7 +258,8 @@ def _usable(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers_of(scores: Any, what: str) -> dict[str, Any]:
-    missing = [name for name in _NEEDED if number(pick(scores, name)) is None]
-    if missing:
-        raise ValueError(f"{SCORES_FILE} has no {', '.join(missing)} of {what}")
-    return {name: number(pick(scores, name)) for name in (*_NEEDED, *_OPTIONAL)}
+    found = numbers(scores)
+    good = {name: found[name] for name in found if found[name] >= 0 and (name.startswith("num_") or found[name] <= 1)}
+    if missing := [name for name in _NEEDED if name not in good]:
+        raise ValueError(f"{SCORES_FILE} has no usable {', '.join(missing)} of {what}")
+    return {name: good.get(name) for name in (*_NEEDED, *_OPTIONAL)}

@@ -259,6 +259,7 @@ def processes_of(folder):
     return found
 
 
+@pytest.mark.slow
 @needs_hostile
 @needs_tesseract
 def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
