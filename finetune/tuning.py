@@ -20,7 +20,7 @@ from pretrain.checkpoints import remove_all
 from pretrain.launching import leave_group
 from pretrain.models import find_model, load_model, load_tokenizer, model_identity
 from pretrain.pretraining import recorded, training_identity
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, train
+from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
 
 
 @dataclass
@@ -106,7 +106,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         )
         status, result = train(trainer, checkpoint)
         if status == "finished":
-            trainer.save_model(args.output_dir)
+            save_result(trainer)
         if rank() == 0:
             _finish(record, status, failed, settings, data, model_path, len(train_questions), result)
         leave_group()

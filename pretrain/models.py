@@ -87,7 +87,9 @@ def load_model(model: str, dtype: Any, attn_implementation: str | None = None) -
         EnvironmentFailure: it cannot be read or fetched.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # bars of every process, over each other, in logs
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             base_of(model),

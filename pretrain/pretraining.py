@@ -17,7 +17,7 @@ from pretrain.checkpoints import remove_all
 from pretrain.launching import join_group_of_one, leave_group
 from pretrain.models import find_model, load_model, load_tokenizer, model_identity
 from pretrain.tokenizing import tokenizer_hash
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, train
+from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
 
 # What the output depends on, of all settings: how often a line is logged is not among them.
 _IDENTITY = [
@@ -133,7 +133,7 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
         )
         status, result = train(trainer, checkpoint)
         if status == "finished":
-            trainer.save_model(args.output_dir)
+            save_result(trainer)
         if rank() == 0:
             record.finish(status, data=str(data), model_name_or_path=model_path, block_size=blocks.block_size, **result)
         leave_group()

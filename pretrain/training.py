@@ -186,6 +186,12 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
     }
 
 
+def save_result(trainer: PackedTrainer) -> None:
+    """Save weights and tokenizer in the run's folder, without the pickle of arguments that transformers adds."""
+    trainer.save_model(trainer.args.output_dir)
+    (Path(trainer.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
 

@@ -43,6 +43,7 @@ where=(--local)
 if [[ -n $slurm ]]; then
   bash scripts/local_slurm.sh start
   trap 'bash scripts/local_slurm.sh stop' EXIT
+  # shellcheck disable=SC1091
   source runs/local_slurm/env.sh
   where=(--nodes 2)
 fi

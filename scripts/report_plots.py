@@ -84,6 +84,7 @@ def loss_picture(loss: Points, dev_loss: Points) -> Picture:
             ax.plot(
                 *zip(*dev_loss, strict=True), "o", color="#D55E00", markersize=5, label="held out, mean of languages"
             )
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.legend(frameon=False)
@@ -100,6 +101,7 @@ def perplexity_picture(rows: Sequence[dict[str, Any]]) -> Picture:
             values = [row[name] or 0 for row in rows]
             bars = ax.bar([place + shift for place in range(len(rows))], values, 0.38, color=colour, label=name)
             ax.bar_label(bars, [f"{value:.3g}" if value else "" for value in values], padding=2, fontsize=6.5)
+        ax.margins(y=0.2)  # room for the legend
         ax.set_xticks(range(len(rows)), [row["language"] for row in rows])
         ax.set_ylabel("perplexity on held-out data")
         ax.legend(frameon=False)

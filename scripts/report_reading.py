@@ -20,8 +20,8 @@ from configs.languages import LANGUAGES, language
 from finetune.prompts import KINDS
 from inference.scoring import PREDICTIONS_FILE, SCORES_FILE, read_predictions
 
-# What reading a broken file may raise; UserError is a ValueError.
-READ_ERRORS = (OSError, ValueError, RecursionError)
+# What reading a broken file may raise; UserError is a ValueError, and a number may be too large for a float.
+READ_ERRORS = (OSError, ValueError, RecursionError, OverflowError)
 MAX_CHARACTERS, MAX_LABEL_CHARACTERS = 4000, 60
 _NEEDED = ("num_questions", "num_unparsed", "accuracy", "accuracy_standard_error", "chance_level", "unparsed_share")
 _OPTIONAL = ("bleu_1_sentence", "rouge_1_f")
@@ -226,8 +226,15 @@ def _first_line(error: BaseException) -> str:
     return getattr(error, "what", "") or (str(error).splitlines() or [type(error).__name__])[0]
 
 
+class _Quietly(FailedItems):
+    """Lines that the page speaks of; on stderr they would look like failed items of the run."""
+
+    def add(self, where: str | Path, reason: str) -> None:
+        self.items.append({"where": str(where), "reason": reason})
+
+
 def _read_answers(stage: Stage, problems: list[str]) -> list[dict[str, Any]]:
-    failed = FailedItems()
+    failed = _Quietly()
     try:
         rows = read_predictions(stage.folder / PREDICTIONS_FILE, failed)
     except READ_ERRORS as error:

@@ -8,6 +8,8 @@ scripts and the network.
 from __future__ import annotations
 
 import sys
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,11 @@ def page_values(
 
 def render(values: dict[str, Any]) -> str:
     """The page as text."""
+    return _template().render(values)
+
+
+@cache
+def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -98,7 +105,7 @@ def render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(_TEMPLATE).render(values)
+    return environment.get_template(_TEMPLATE)
 
 
 def print_failures(stages: list[Stage]) -> ExitCode:
@@ -108,14 +115,10 @@ def print_failures(stages: list[Stage]) -> ExitCode:
     for stage in stages:
         if stage.num_failed and len(lines) < _MAX_LINES:
             rows = json_rows(stage.folder / "failures.jsonl")
-            found = [
-                f"{row.get('where')}: {row.get('reason')}" for row, _ in zip(rows, range(_MAX_LINES), strict=False)
-            ]
+            found = [f"{row.get('where')}: {row.get('reason')}" for row in islice(rows, _MAX_LINES)]
             lines += [f"{stage.place}: {text}" for text in found or [f"{stage.num_failed:,} items, listed nowhere"]]
-    if num_failed:
-        shown = lines[: _MAX_LINES - 1] if num_failed > _MAX_LINES else lines[:_MAX_LINES]
-        for line in shown:
-            print(clean_line(f"failed: {line}", _MAX_LINE_CHARACTERS), file=sys.stderr)
-        if num_failed > len(shown):
-            print(f"{num_failed:,} items failed in all; failures.jsonl of each stage lists them", file=sys.stderr)
+    if num_failed > len(lines) or len(lines) > _MAX_LINES:
+        lines = [*lines[: _MAX_LINES - 1], f"{num_failed:,} items in all; failures.jsonl of each stage lists them"]
+    for line in lines:
+        print(clean_line(f"failed: {line}", _MAX_LINE_CHARACTERS), file=sys.stderr)
     return ExitCode.FAILED_ITEMS if num_failed else ExitCode.DONE

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Make the environment: .venv with requirements.txt, and Tesseract with six languages where apt may install it.
+# Make the environment: .venv with requirements.txt, and where apt may install them Tesseract with six languages, a CJK
+# font, and the compiler with which DeepSpeed builds its communication on the CPU.
 #   bash scripts/setup.sh [--slurm]     --slurm: the programs of scripts/local_slurm.sh too
 # What is there already is left alone. Exit codes: 0 done, 4 something is missing and cannot be installed here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(tesseract-ocr tesseract-ocr-eng tesseract-ocr-fra tesseract-ocr-spa tesseract-ocr-rus tesseract-ocr-jpn
-  tesseract-ocr-chi-sim fonts-noto-cjk)
+  tesseract-ocr-chi-sim fonts-noto-cjk g++)
 [[ ${1:-} != --slurm ]] || packages+=(slurmctld slurmd slurm-client munge iproute2)
 
 missing=()
@@ -34,12 +35,15 @@ fi
 wanted=$(sha256sum requirements.txt pyproject.toml)
 if [[ ! -f .venv/installed || $(cat .venv/installed) != "$wanted" ]]; then
   echo "installing the packages of requirements.txt into .venv (some minutes)" >&2
-  python=$(command -v python3.12 || command -v python3.11 || command -v python3)
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    printf 'error: Python is too old\n  found: %s\n  wanted: 3.11 or newer\n  what to do: install python3.11\n' \
-      "$("$python" --version)" >&2
+  python=""
+  for candidate in python3.11 python3.12 python3.13 python3; do # a name may be there and not run (pyenv's shims)
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate && break; fi
+  done
+  if [[ -z $python ]]; then
+    printf 'error: there is no Python 3.11 or newer\n  found: %s\n  what to do: install python3.11 with its venv module\n' \
+      "$(python3 --version 2>&1)" >&2
     exit 4
-  }
+  fi
   [[ -x .venv/bin/python ]] || "$python" -m venv .venv
   .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
   echo "$wanted" >.venv/installed

@@ -57,3 +57,46 @@ def slurm(new_slurm: Callable[[], dict[str, str]]) -> dict[str, str]:
     started = subprocess.run([LOCAL_SLURM, "start"], env=env, capture_output=True, text=True, timeout=120)
     assert started.returncode == 0, started.stdout + started.stderr
     return env
+
+
+@pytest.fixture(scope="session")
+def script_env() -> dict[str, str]:
+    """The environment in which tests start the entry scripts: no hub, no GPU, no Slurm, nothing a launcher left."""
+    ours = ("SLURM", "RANK", "WORLD_SIZE", "NUM_PROCESSES", "STOP_FILE", "EXIT_CODE_FILE", "PYTHON", "TENSORBOARD")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return inherited | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama of two layers and of a byte-level tokenizer, with a start token, made on the sample."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=["<start>", "<end>"], initial_alphabet=alphabet)
+    sample = LOCAL_SLURM.parents[1] / "assets" / "sample" / "mmedbench" / "Train"
+    tokenizer.train([str(path) for path in sorted(sample.glob("*.jsonl"))], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 0)])
+    folder = tmp_path_factory.mktemp("tiny")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,298 @@
+"""Fine-tuning: exact labels, dev split, packed examples, LoRA from the command line to an adapter; generation."""
+
+import json
+import shutil
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError
+from configs.files import read_json, write_json
+from data_collection.questions.question import Question
+from finetune import prompts, tuning
+from finetune.examples import PackedExamples, find_benchmark, read_train, split_dev, to_segments
+from finetune.generation import generate, plan_batches
+from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
+from pretrain.blocks import IGNORED, Collator
+from pretrain.callbacks import read_metrics
+from pretrain.models import load_model, load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "assets" / "sample"
+TOKENIZERS = ["tiny", "smollm2-135m", "tokenizers/gemma3", "tokenizers/llama3", "tokenizers/qwen3"]
+
+
+def sample_questions(per_language=5):
+    questions = read_train(SAMPLE, None, FailedItems())
+    return [question for question in questions if int(question.id.rsplit("/", 1)[1]) <= per_language]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_labels_are_the_completion_and_its_end_token_and_the_prompt_is_that_of_inference(name, tiny_model):
+    folder = tiny_model if name == "tiny" else ROOT / "models" / name
+    if not folder.is_dir():
+        pytest.skip(f"models/{name} is missing: python scripts/download.py {name.split('/')[0]}")
+    tokenizer = load_tokenizer(str(folder))
+    questions, failed = sample_questions(), FailedItems()
+    assert len(questions) == 30 and {question.lang for question in questions} == {"en", "zh", "ja", "fr", "ru", "es"}
+    segments = to_segments(questions, tokenizer, 4096, failed)
+    assert len(segments) == 2 * len(questions) and not failed
+    for (ids, labels), (question, kind) in zip(segments, [(q, k) for q in questions for k in KINDS], strict=True):
+        prompt_ids = tokenizer(render_prompt(question, kind))["input_ids"]
+        assert ids[: len(prompt_ids)].tolist() == prompt_ids
+        assert (labels[: len(prompt_ids)] == IGNORED).all() and (labels == ids)[len(prompt_ids) :].all()
+        *taught, end = labels[len(prompt_ids) :].tolist()
+        assert end == tokenizer.eos_token_id and end not in taught
+        text = tokenizer.decode(taught, clean_up_tokenization_spaces=False)
+        assert text == unicodedata.normalize("NFC", render_completion(question, kind))
+
+
+def test_completions_by_hand():
+    question = Question("q", "es", "¿Cuál?", {"A": "uno", "B": "dos", "C": "tres"}, ("A", "C"), "Porque sí.")
+    assert render_completion(question, "with_rationale") == " Porque sí.\n\n### Answer: A, C"
+    assert render_completion(question, "answer_only") == " A, C"
+    assert render_prompt(question, "with_rationale").endswith("\n\n¿Cuál?\nA. uno\nB. dos\nC. tres\n\n### Rationale:")
+    assert render_prompt(question, "answer_only").endswith("C. tres\n\n### Answer:")
+
+
+def test_what_cannot_be_taught_is_listed(tiny_model):
+    options = {"A": "yes", "B": "no"}
+    short = Question("short", "en", "Is it?", options, ("A",), "It is.")
+    bare = Question("bare", "en", "Is it not?", options, ("B",))
+    withheld = Question("withheld", "en", "Who knows?", options, (), "Nobody.")
+    long = Question("long", "en", "Is it? " * 40, options, ("A",), "It is.")
+    tokenizer, failed = load_tokenizer(str(tiny_model)), FailedItems()
+    segments = to_segments([short, bare, withheld, long], tokenizer, 120, failed)
+    listed = [(item["where"], item["reason"].split(",")[0]) for item in failed.items]
+    assert listed[:3] == [
+        ("bare (with_rationale)", "the question has no rationale"),
+        ("withheld (with_rationale)", "the question has no answer"),
+        ("withheld (answer_only)", "the question has no answer"),
+    ]
+    assert [where for where, _ in listed[3:]] == ["long (with_rationale)", "long (answer_only)"]
+    assert all(reason.endswith(" tokens") and int(reason.split()[0]) > 120 for _, reason in listed[3:])
+    assert len(segments) == 3
+    # A row that fits exactly is taught.
+    longest = max(len(ids) for ids, _ in segments)
+    assert len(to_segments([short, bare], tokenizer, longest, FailedItems())) == 3
+    assert len(to_segments([short, bare], tokenizer, longest - 1, FailedItems())) == 2
+
+
+def test_packed_examples_teach_what_they_teach_alone(tiny_model):
+    tokenizer, model = load_tokenizer(str(tiny_model)), load_model(str(tiny_model), torch.float32)
+    segments = to_segments(sample_questions(1), tokenizer, 1024, FailedItems())
+    examples = PackedExamples(segments, 1024)
+    assert 1 < len(examples) < len(segments) == 12
+    assert sorted(len(ids) for block in map(list, examples) for ids, _ in block) == sorted(
+        map(len, (s[0] for s in segments))
+    )
+    packed = Collator(1024, tokenizer.pad_token_id)([examples[i] for i in range(len(examples))])
+    total = count = 0
+    with torch.no_grad():
+        loss = model(**packed, use_cache=False).loss.item()
+        for ids, labels in segments:
+            logits = model(torch.from_numpy(ids)[None, :-1]).logits[0]
+            targets = torch.from_numpy(labels)[1:]
+            total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED).item()
+            count += int((targets != IGNORED).sum())
+    assert count == int((packed["labels"] != IGNORED).sum())
+    assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_dev_is_held_out_of_train_by_hash():
+    questions = read_train(SAMPLE, None, FailedItems())
+    assert len(questions) == 252
+    twice = [*questions, *(Question(f"{q.id}-again", q.lang, q.question, q.options, q.answers) for q in questions[::5])]
+    train, dev = split_dev(twice, 0.1)
+    assert all(question.id.startswith("Train/") for question in train + dev)
+    assert sorted(q.id for q in train + dev) == sorted(q.id for q in twice)
+    assert not {q.content_hash for q in train} & {q.content_hash for q in dev}
+    for lang in {question.lang for question in questions}:
+        assert len({q.content_hash for q in dev if q.lang == lang}) == 4  # of 42
+    # One language alone, in another order, is split as before.
+    only = [question for question in reversed(twice) if question.lang == "ru"]
+    assert {q.id for q in split_dev(only, 0.1)[1]} == {q.id for q in dev if q.lang == "ru"}
+    assert split_dev(questions, 0.0) == (questions, [])
+
+
+def test_questions_are_found_or_said_to_be_missing(tmp_path):
+    assert find_benchmark(SAMPLE) == SAMPLE and find_benchmark(SAMPLE / "mmedbench") == SAMPLE / "mmedbench"
+    with pytest.raises(MissingInputError, match="no questions"):
+        find_benchmark(tmp_path)
+    with pytest.raises(MissingInputError, match="Train questions in fr"):
+        shutil.copytree(SAMPLE / "mmedbench" / "Test", tmp_path / "Test")
+        (tmp_path / "Train").mkdir()
+        shutil.copy(SAMPLE / "mmedbench" / "Train" / "English.jsonl", tmp_path / "Train")
+        read_train(tmp_path, ["en", "fr"], FailedItems())
+
+
+def test_weights_taught_another_prompt_are_refused(tmp_path, monkeypatch):
+    check_prompt(tmp_path)  # a base model has no record
+    save_prompt(tmp_path)
+    check_prompt(tmp_path)
+    before = prompt_record()
+    monkeypatch.setitem(prompts._INSTRUCTIONS, "ru", (prompts._INSTRUCTIONS["ru"][0], "Ответьте."))
+    assert prompt_record()["hash"] != before["hash"]
+    with pytest.raises(SettingsError, match="another prompt") as refused:
+        check_prompt(tmp_path)
+    assert Path(refused.value.where) == tmp_path / "prompt.json" and before["hash"] in refused.value.found
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """The sample's English questions and one broken row among them."""
+    (tmp_path / "Train").mkdir()
+    lines = (SAMPLE / "mmedbench" / "Train" / "English.jsonl").read_text(encoding="utf-8").splitlines()
+    lines.insert(3, json.dumps({"question": "Which?", "options": {"A": "this", "B": "that"}, "answer_idx": "C"}))
+    (tmp_path / "Train" / "English.jsonl").write_text("\n".join(lines[:13]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_env, monkeypatch):
+    output = benchmark / "run"
+    settings = {
+        "data": benchmark,
+        "model_name_or_path": tiny_model,
+        "output_dir": output,
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "logging_steps": 1,
+        "block_size": 1024,
+        "dev_share": 0.1,
+        "bf16": "false",
+        "report_to": "none",
+    }
+    words = ["--lora", *(str(word) for name, value in settings.items() for word in (f"--{name}", value))]
+    command = [sys.executable, "finetune/train.py", *words]
+    answer = subprocess.run(command, cwd=ROOT, env=script_env, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == ExitCode.FAILED_ITEMS, answer.stderr
+    assert answer.stdout.strip().splitlines()[-1] == str(output)
+    (failure,) = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
+    assert failure["where"].endswith("English.jsonl:4") and "answer C" in failure["reason"]
+    record = read_json(output / "run.json")
+    assert (record["status"], record["failed_items"], record["result"]["method"]) == ("finished", 1, "LoRA")
+    assert record["result"]["num_questions"] == 11 and record["result"]["num_steps"] == 3  # of 12, one dev
+    before, after = (record["result"][name]["loss"]["en"] for name in ("before", "after"))
+    assert after < before
+    assert [row["step"] for row in read_metrics(output / "metrics.jsonl")] == [0, 1, 2, 3, 3]
+
+    adapted, base = load_model(str(output), torch.float32).eval(), load_model(str(tiny_model), torch.float32)
+    assert type(adapted).__name__.startswith("PeftModel")
+    ids = torch.tensor([[0, 300, 301, 302]])
+    with torch.no_grad():
+        assert not torch.allclose(adapted(ids).logits, base(ids).logits)
+        adapted.set_adapter("default")
+        with adapted.disable_adapter():
+            assert torch.allclose(adapted(ids).logits, base(ids).logits)
+    assert read_json(output / "prompt.json") == prompt_record()
+    check_prompt(output)
+
+    # The same command again, in this process: already done, with the code of the first run.
+    train = main_of(words, monkeypatch)
+    monkeypatch.setattr(tuning, "load_model", lambda *_: pytest.fail("it trains again"))
+    assert train() == ExitCode.FAILED_ITEMS
+    write_json(output / "prompt.json", {**prompt_record(), "hash": "0"})
+    with pytest.raises(SettingsError, match="another prompt"):
+        check_prompt(output)
+    with pytest.raises(SettingsError, match="lora_rank was 16"):
+        main_of([*words, "--lora_rank", "4"], monkeypatch)()
+
+
+def main_of(words, monkeypatch):
+    """finetune/train.py's `main` with this command line."""
+    from finetune import train
+
+    for name in ("NUM_PROCESSES", "SLURM_STEP_ID", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    return train.main
+
+
+# Generation
+
+
+class Ids:
+    """A tokenizer whose `decode` shows the ids themselves, so that equal texts are equal tokens."""
+
+    def __init__(self, tokenizer, eos_token_id):
+        self.tokenizer, self.eos_token_id, self.pad_token_id = tokenizer, eos_token_id, eos_token_id
+
+    def __call__(self, text):
+        return self.tokenizer(text)
+
+    def decode(self, ids, skip_special_tokens):
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny_model):
+    """(model, tokenizer, prompts, what a plain loop without cache or batch writes after each, 12 tokens)."""
+    model, tokenizer = load_model(str(tiny_model), torch.float32).eval(), load_tokenizer(str(tiny_model))
+    prompts = [render_prompt(question, "answer_only") for question in sample_questions(2)]
+    written = []
+    for prompt in prompts:
+        ids = tokenizer(prompt)["input_ids"]
+        with torch.no_grad():
+            for _ in range(12):
+                ids = [*ids, int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+        written.append(ids[-12:])
+    return model, tokenizer, prompts, written
+
+
+def test_batched_generation_writes_what_a_plain_greedy_loop_writes(greedy):
+    model, tokenizer, prompts, written = greedy
+    # The end token is one that some of the answers come to and others do not.
+    tokens = [token for token in np.unique(written) if 0 < sum(token in ids for ids in written) < len(written)]
+    end = max(tokens, key=lambda token: sum(token in ids[1:] for ids in written))
+    wanted = [ids[: ids.index(end)] if end in ids else ids for ids in written]
+    assert len({len(ids) for ids in wanted}) > 1, "this test wants answers of unequal lengths"
+    for batch_size in (1, 5, 12):
+        answers = [
+            answer for batch in generate(model, Ids(tokenizer, int(end)), prompts, 12, batch_size) for answer in batch
+        ]
+        assert sorted(answer.index for answer in answers) == list(range(12))
+        for answer in answers:
+            ids = wanted[answer.index]
+            assert answer.text == " ".join(map(str, ids)) and answer.num_new_tokens == len(ids)
+            assert answer.hit_limit == (end not in written[answer.index])
+            assert answer.num_prompt_tokens == len(tokenizer(prompts[answer.index])["input_ids"])
+
+
+def test_only_whole_batches_are_skipped(greedy):
+    model, tokenizer, prompts, written = greedy
+    plan = plan_batches([len(tokenizer(prompt)["input_ids"]) for prompt in prompts], 4)
+    skip = frozenset([*plan[1], plan[0][2]])
+    batches = list(generate(model, Ids(tokenizer, 1), prompts, 3, 4, skip))
+    assert [[answer.index for answer in batch] for batch in batches] == [plan[0], plan[2]]
+    first = {
+        answer.index: answer.text for batch in generate(model, Ids(tokenizer, 1), prompts, 3, 4) for answer in batch
+    }
+    assert all(answer.text == first[answer.index] for batch in batches for answer in batch)
+
+
+def test_a_plan_has_every_prompt_once_longest_first():
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        lengths, size = draw.integers(1, 50, size=draw.integers(0, 40)).tolist(), int(draw.integers(1, 9))
+        plan = plan_batches(lengths, size)
+        flat = [index for batch in plan for index in batch]
+        assert sorted(flat) == list(range(len(lengths)))
+        assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+        assert all(len(batch) == size for batch in plan[:-1])
+
+
+def test_no_ngram_is_written_twice_where_that_is_asked(greedy):
+    model, tokenizer, prompts, _ = greedy
+    answers = generate(model, Ids(tokenizer, 1), prompts[:2], 60, 2, no_repeat_ngram_size=2)
+    for answer in next(answers):
+        ids = answer.text.split()
+        pairs = list(zip(ids, ids[1:], strict=False))
+        assert len(pairs) > 40 and len(set(pairs)) == len(pairs)
