@@ -105,7 +105,7 @@ def convert(value: Any, annotation: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError(value)
         return value
-    if isinstance(value, bool) or value is None:
+    if value is None or isinstance(value, (bool, list, dict)):
         raise ValueError(value)
     if annotation is int and isinstance(value, float) and not value.is_integer():
         raise ValueError(value)

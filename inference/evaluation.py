@@ -52,8 +52,8 @@ def evaluate(settings: Any) -> int:
     described = {**asdict(settings), "data": str(data), "model_name_or_path": model_path, "label": label}
     with records.run_record(output_dir, "eval", described, identity) as record:
         ask(model_path, questions, settings, output_dir / "predictions.jsonl")
-        failed.write(output_dir / "failures.jsonl")
         scores = write_scores(output_dir, label, caption(settings, len(questions)), failed)
+        failed.write(output_dir / "failures.jsonl")
         record.finish("finished", len(failed), label=label, num_questions=len(questions), average=scores.get("average"))
     print((output_dir / "table.md").read_text(encoding="utf-8"))
     return failed.exit_code

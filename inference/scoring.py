@@ -110,8 +110,8 @@ def _checked(row: Any) -> Row:
         raise ValueError(f"language {row['lang']!r}, wanted one of {', '.join(LANGUAGES)}")
     if row["kind"] not in KINDS:
         raise ValueError(f"kind {row['kind']!r}, wanted one of {', '.join(KINDS)}")
-    if not (math.isfinite(row["seconds"]) and row["seconds"] >= 0):
-        raise ValueError(f"seconds is {row['seconds']}")
+    if not 0 <= row["seconds"] <= 1e12:  # false for NaN too; an integer may be too large for a float
+        raise ValueError(f"seconds is {row['seconds']!r:.80}")
     return row
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning: exact labels, dev split, packed examples, LoRA from the command line to an adapter; generation."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -153,12 +154,12 @@ def benchmark(tmp_path):
     return tmp_path
 
 
-def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_env, monkeypatch):
-    output = benchmark / "run"
+def command_line(benchmark, model, **more):
+    """The words after finetune/train.py for a run of seconds into benchmark/run."""
     settings = {
         "data": benchmark,
-        "model_name_or_path": tiny_model,
-        "output_dir": output,
+        "model_name_or_path": model,
+        "output_dir": benchmark / "run",
         "max_steps": 3,
         "per_device_train_batch_size": 2,
         "learning_rate": 1e-2,
@@ -168,8 +169,13 @@ def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_
         "dev_share": 0.1,
         "bf16": "false",
         "report_to": "none",
+        **more,
     }
-    words = ["--lora", *(str(word) for name, value in settings.items() for word in (f"--{name}", value))]
+    return [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+
+
+def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_env, monkeypatch):
+    output, words = benchmark / "run", command_line(benchmark, tiny_model, lora="true")
     command = [sys.executable, "finetune/train.py", *words]
     answer = subprocess.run(command, cwd=ROOT, env=script_env, capture_output=True, text=True, timeout=300)
     assert answer.returncode == ExitCode.FAILED_ITEMS, answer.stderr
@@ -188,21 +194,33 @@ def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_
     ids = torch.tensor([[0, 300, 301, 302]])
     with torch.no_grad():
         assert not torch.allclose(adapted(ids).logits, base(ids).logits)
-        adapted.set_adapter("default")
         with adapted.disable_adapter():
             assert torch.allclose(adapted(ids).logits, base(ids).logits)
     assert read_json(output / "prompt.json") == prompt_record()
     check_prompt(output)
 
     # The same command again, in this process: already done, with the code of the first run.
-    train = main_of(words, monkeypatch)
     monkeypatch.setattr(tuning, "load_model", lambda *_: pytest.fail("it trains again"))
-    assert train() == ExitCode.FAILED_ITEMS
+    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
     write_json(output / "prompt.json", {**prompt_record(), "hash": "0"})
     with pytest.raises(SettingsError, match="another prompt"):
         check_prompt(output)
     with pytest.raises(SettingsError, match="lora_rank was 16"):
         main_of([*words, "--lora_rank", "4"], monkeypatch)()
+
+
+def test_a_stopped_run_gives_0_though_rows_failed_so_that_its_job_is_requeued(benchmark, tiny_model, monkeypatch):
+    stop, words = benchmark / "stop", command_line(benchmark, tiny_model, max_steps=2)
+    stop.touch()
+    monkeypatch.setenv("STOP_FILE", str(stop))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(benchmark))
+    assert main_of(words, monkeypatch)() == ExitCode.DONE
+    assert read_json(benchmark / "run" / "run.json")["status"] == "stopped"
+    stop.unlink()
+    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
+    assert read_json(benchmark / "run" / "run.json")["status"] == "finished"
+    whole, start = (load_model(str(folder), torch.float32).state_dict() for folder in (benchmark / "run", tiny_model))
+    assert not any(torch.equal(whole[name], start[name]) for name in start if "norm" not in name)
 
 
 def main_of(words, monkeypatch):
@@ -267,7 +285,7 @@ def test_batched_generation_writes_what_a_plain_greedy_loop_writes(greedy):
 
 
 def test_only_whole_batches_are_skipped(greedy):
-    model, tokenizer, prompts, written = greedy
+    model, tokenizer, prompts, _ = greedy
     plan = plan_batches([len(tokenizer(prompt)["input_ids"]) for prompt in prompts], 4)
     skip = frozenset([*plan[1], plan[0][2]])
     batches = list(generate(model, Ids(tokenizer, 1), prompts, 3, 4, skip))
@@ -294,5 +312,5 @@ def test_no_ngram_is_written_twice_where_that_is_asked(greedy):
     answers = generate(model, Ids(tokenizer, 1), prompts[:2], 60, 2, no_repeat_ngram_size=2)
     for answer in next(answers):
         ids = answer.text.split()
-        pairs = list(zip(ids, ids[1:], strict=False))
+        pairs = list(itertools.pairwise(ids))
         assert len(pairs) > 40 and len(set(pairs)) == len(pairs)
