@@ -22,11 +22,9 @@ def find_model(name_or_path: str | None) -> str:
     """
     path = Path(name_or_path) if name_or_path else DEMO_MODEL
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        return str(path)
-    looks_like_hub_id = (
-        name_or_path and not path.exists() and name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
-    )
-    if looks_like_hub_id and path.parts[0] not in ("models", "runs", "data"):
+        return str(path.resolve())  # an adapter remembers its base by it, wherever it is used from
+    own_folder = not name_or_path or name_or_path[0] in "./~" or path.parts[0] in ("models", "runs", "data")
+    if not own_folder and not path.exists() and len(path.parts) == 2:
         return name_or_path
     raise MissingInputError(
         "there is no model" if not path.exists() else "the folder holds no model",
@@ -39,7 +37,7 @@ def find_model(name_or_path: str | None) -> str:
 def model_identity(model: str) -> Any:
     """What tells one state of a model from another: its weight files' names, sizes and times; a hub id as it is."""
     files = sorted(Path(model).glob("*.safetensors"))
-    return [str(model), *(file_identity(path) for path in files)]
+    return [file_identity(path) for path in files] or model
 
 
 def is_adapter(model: str) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from configs import records
-from configs.files import REPOSITORY, fingerprint, read_json
+from configs.files import fingerprint, read_json
 from configs.progress import duration, log, rank
 from configs.settings import setting
 from pretrain.blocks import TokenBlocks
 from pretrain.checkpoints import remove_all
-from pretrain.launching import join_group_of_one, leave_group
+from pretrain.launching import leave_group
 from pretrain.models import find_model, load_model, load_tokenizer, model_identity
 from pretrain.tokenizing import tokenizer_hash
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
@@ -50,14 +50,6 @@ class PretrainArguments(TrainSettings):
     per_device_eval_batch_size: int = setting(8, "blocks a device in evaluation")
     num_train_epochs: float = setting(1.0, "passes over the blocks, where max_steps is not given")
     deepspeed: dict | str | None = setting("configs/deepspeed/zero2.json", "DeepSpeed configuration")
-
-    def __post_init__(self) -> None:
-        if self.deepspeed:
-            path = Path(str(self.deepspeed))
-            if isinstance(self.deepspeed, str) and not path.is_file() and (REPOSITORY / path).is_file():
-                self.deepspeed = str(REPOSITORY / path)
-            join_group_of_one()
-        super().__post_init__()
 
 
 def training_identity(args: TrainSettings, **more: Any) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from configs.errors import SettingsError
+from configs.files import REPOSITORY
 from configs.progress import log, rank
 from configs.settings import setting
 from pretrain import checkpoints
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import STOP_FILE, CompleteCheckpointCallback, MetricsCallback, StopFileCallback, read_metrics
+from pretrain.launching import join_group_of_one
 
 
 def native_bf16() -> bool:
@@ -54,6 +56,10 @@ class TrainSettings(TrainingArguments):
             self.activation_checkpointing = not self.use_cpu
         if self.use_cpu and "RANK" in os.environ:
             self.ddp_backend = self.ddp_backend or "gloo"
+        if self.deepspeed:
+            if isinstance(self.deepspeed, str) and not Path(self.deepspeed).is_file():
+                self.deepspeed = str(REPOSITORY / self.deepspeed)  # configs/deepspeed/..., from another folder
+            join_group_of_one()
         asked = self.output_dir
         super().__post_init__()
         self.output_dir = asked  # transformers would call an unnamed folder trainer_output; the stage names it
@@ -106,9 +112,11 @@ class PackedTrainer(Trainer):
         for lang, blocks in self.evaluation.items():
             sums = self._sum_losses(model, blocks)
             total += sums
+            if not sums[1]:  # only documents of one token, which nothing predicts
+                continue
             metrics[f"eval_loss_{lang}"] = (sums[0] / sums[1]).item()
             metrics[f"eval_perplexity_{lang}"] = math.exp(min(50.0, (sums[0] / sums[1]).item()))
-        if self.evaluation:
+        if total[1]:
             metrics["eval_loss"] = (total[0] / total[1]).item()
         model.train(was_training)
         self.log(metrics)
@@ -133,7 +141,7 @@ class PackedTrainer(Trainer):
             num_targets = (inputs["labels"] != IGNORED).sum()
             with self.compute_loss_context_manager():
                 loss = model(**inputs, use_cache=False).loss
-            if mine < num_batches:
+            if mine < num_batches and num_targets:
                 sums += torch.stack([loss.double() * num_targets, num_targets.double()])
         if world > 1:
             torch.distributed.all_reduce(sums)

@@ -1,6 +1,5 @@
-"""Fine-tuning: exact labels, dev split, packed examples, LoRA from the command line to an adapter; generation."""
+"""Fine-tuning: exact labels, dev split, packed examples, LoRA from the command line to an adapter."""
 
-import itertools
 import json
 import shutil
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +15,6 @@ from configs.files import read_json, write_json
 from data_collection.questions.question import Question
 from finetune import prompts, tuning
 from finetune.examples import PackedExamples, find_benchmark, read_train, split_dev, to_segments
-from finetune.generation import generate, plan_batches
 from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import read_metrics
@@ -232,85 +229,3 @@ def main_of(words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     return train.main
-
-
-# Generation
-
-
-class Ids:
-    """A tokenizer whose `decode` shows the ids themselves, so that equal texts are equal tokens."""
-
-    def __init__(self, tokenizer, eos_token_id):
-        self.tokenizer, self.eos_token_id, self.pad_token_id = tokenizer, eos_token_id, eos_token_id
-
-    def __call__(self, text):
-        return self.tokenizer(text)
-
-    def decode(self, ids, skip_special_tokens):
-        return " ".join(map(str, ids))
-
-
-@pytest.fixture(scope="module")
-def greedy(tiny_model):
-    """(model, tokenizer, prompts, what a plain loop without cache or batch writes after each, 12 tokens)."""
-    model, tokenizer = load_model(str(tiny_model), torch.float32).eval(), load_tokenizer(str(tiny_model))
-    prompts = [render_prompt(question, "answer_only") for question in sample_questions(2)]
-    written = []
-    for prompt in prompts:
-        ids = tokenizer(prompt)["input_ids"]
-        with torch.no_grad():
-            for _ in range(12):
-                ids = [*ids, int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
-        written.append(ids[-12:])
-    return model, tokenizer, prompts, written
-
-
-def test_batched_generation_writes_what_a_plain_greedy_loop_writes(greedy):
-    model, tokenizer, prompts, written = greedy
-    # The end token is one that some of the answers come to and others do not.
-    tokens = [token for token in np.unique(written) if 0 < sum(token in ids for ids in written) < len(written)]
-    end = max(tokens, key=lambda token: sum(token in ids[1:] for ids in written))
-    wanted = [ids[: ids.index(end)] if end in ids else ids for ids in written]
-    assert len({len(ids) for ids in wanted}) > 1, "this test wants answers of unequal lengths"
-    for batch_size in (1, 5, 12):
-        answers = [
-            answer for batch in generate(model, Ids(tokenizer, int(end)), prompts, 12, batch_size) for answer in batch
-        ]
-        assert sorted(answer.index for answer in answers) == list(range(12))
-        for answer in answers:
-            ids = wanted[answer.index]
-            assert answer.text == " ".join(map(str, ids)) and answer.num_new_tokens == len(ids)
-            assert answer.hit_limit == (end not in written[answer.index])
-            assert answer.num_prompt_tokens == len(tokenizer(prompts[answer.index])["input_ids"])
-
-
-def test_only_whole_batches_are_skipped(greedy):
-    model, tokenizer, prompts, _ = greedy
-    plan = plan_batches([len(tokenizer(prompt)["input_ids"]) for prompt in prompts], 4)
-    skip = frozenset([*plan[1], plan[0][2]])
-    batches = list(generate(model, Ids(tokenizer, 1), prompts, 3, 4, skip))
-    assert [[answer.index for answer in batch] for batch in batches] == [plan[0], plan[2]]
-    first = {
-        answer.index: answer.text for batch in generate(model, Ids(tokenizer, 1), prompts, 3, 4) for answer in batch
-    }
-    assert all(answer.text == first[answer.index] for batch in batches for answer in batch)
-
-
-def test_a_plan_has_every_prompt_once_longest_first():
-    draw = np.random.default_rng(0)
-    for _ in range(30):
-        lengths, size = draw.integers(1, 50, size=draw.integers(0, 40)).tolist(), int(draw.integers(1, 9))
-        plan = plan_batches(lengths, size)
-        flat = [index for batch in plan for index in batch]
-        assert sorted(flat) == list(range(len(lengths)))
-        assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
-        assert all(len(batch) == size for batch in plan[:-1])
-
-
-def test_no_ngram_is_written_twice_where_that_is_asked(greedy):
-    model, tokenizer, prompts, _ = greedy
-    answers = generate(model, Ids(tokenizer, 1), prompts[:2], 60, 2, no_repeat_ngram_size=2)
-    for answer in next(answers):
-        ids = answer.text.split()
-        pairs = list(itertools.pairwise(ids))
-        assert len(pairs) > 40 and len(set(pairs)) == len(pairs)

@@ -40,7 +40,7 @@ def blocks(tmp_path_factory, tiny_model, script_env):
 class Run:
     """One command, which two processes with ZeRO 2 work on, and its folder."""
 
-    def __init__(self, folder, blocks, model, env):
+    def __init__(self, folder, blocks, model, env, report_to):
         self.folder, self.env = folder, {**env, "NUM_PROCESSES": "2"}
         settings = {
             "data": blocks,
@@ -52,6 +52,7 @@ class Run:
             "learning_rate": 1e-3,
             "logging_steps": 1,
             "bf16": "false",
+            "report_to": report_to,
         }
         words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
         self.command = [sys.executable, "pretrain/train.py", *words]
@@ -101,15 +102,16 @@ def processes_that_name(folder):
 
 @pytest.mark.slow
 def test_killed_stopped_and_resumed_equals_uninterrupted(tmp_path, blocks, tiny_model, script_env):
-    straight = Run(tmp_path / "straight", blocks, tiny_model, script_env)
+    straight = Run(tmp_path / "straight", blocks, tiny_model, script_env, report_to="tensorboard")
     straight.finish()
     assert straight.record["status"] == "finished" and straight.record["lives"] == 1
     steps = [row["step"] for row in straight.metrics()]
     assert steps == [0, *range(1, NUM_STEPS + 1), NUM_STEPS]  # evaluated before the first and after the last step
-    assert not list(straight.folder.glob("checkpoint-*")) and not (straight.folder / "runs").exists()
+    assert not list(straight.folder.glob("checkpoint-*"))
+    assert list((straight.folder / "tensorboard").glob("events*")) and not (straight.folder / "runs").exists()
 
     # SIGKILL reaches only the process that a user sees; those that torchrun started must not live on.
-    run = Run(tmp_path / "broken", blocks, tiny_model, script_env)
+    run = Run(tmp_path / "broken", blocks, tiny_model, script_env, report_to="none")
     process = run.start()
     wait_until((run.folder / f"checkpoint-{SAVE_STEPS}" / "complete.json").is_file, process)
     process.send_signal(signal.SIGKILL)
@@ -197,9 +199,11 @@ def test_accumulation_weighs_by_tokens_and_evaluation_is_by_language(tmp_path, t
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
     model = load_model(str(tiny_model), torch.float32)
     train_blocks = unequal_blocks(4)
+    no_target = [[(np.array([1]), np.array([1]))]]
     evaluation = {"en": unequal_blocks(5, seed=1), "fr": unequal_blocks(3, seed=2)}
-    at_once = one_step(tmp_path / "4x1", tiny_model, train_blocks, evaluation, 4, 1)
+    at_once = one_step(tmp_path / "4x1", tiny_model, train_blocks, {**evaluation, "ru": no_target}, 4, 1)
     in_turn = one_step(tmp_path / "1x4", tiny_model, train_blocks, evaluation, 1, 4)
+    assert "eval_loss_ru" not in at_once[0]
     for first, second in zip(at_once, in_turn, strict=True):
         for name in first.keys() & {"loss", "grad_norm", "eval_loss", "eval_loss_en", "eval_loss_fr"}:
             assert first[name] == pytest.approx(second[name], rel=1e-5), (first["step"], name)

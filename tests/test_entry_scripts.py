@@ -1,0 +1,86 @@
+"""What every command has in common: its head, its help, and what it says while something is missing."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("data_collection", "pretrain", "finetune", "inference", "scripts")
+SCRIPTS = [
+    path.relative_to(ROOT).as_posix()
+    for stage in STAGES
+    for path in sorted((ROOT / stage).glob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+]
+TRAINERS = ("pretrain/train.py", "finetune/train.py")
+
+
+def head_and_end(name):
+    """The statements from the docstring to the environment check, and the last one, as text."""
+    body = ast.parse((ROOT / name).read_text(encoding="utf-8")).body
+    assert isinstance(body[0].value.value, str), f"{name} has no docstring to print"
+    return [ast.dump(statement) for statement in body[1:3]], ast.unparse(body[-1])
+
+
+def test_there_are_the_commands_of_the_design():
+    assert {"pretrain/train.py", "finetune/train.py", "inference/eval.py", "data_collection/filter.py"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_commands_begin_and_end_alike(name):
+    assert head_and_end(name) == (head_and_end("pretrain/train.py")[0], "if __name__ == '__main__':\n    run(main)")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_works_from_any_folder_and_without_torch_where_nothing_is_trained(name, tmp_path, script_env):
+    command = [sys.executable, "-X", "importtime", str(ROOT / name), "--help"]
+    answer = subprocess.run(command, cwd=tmp_path, env=script_env, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    docstring = ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+    assert answer.stdout.startswith(docstring.splitlines()[0]) and "settings (--config" in answer.stdout
+    imported = set(re.findall(r"\| +([\w.]+)$", answer.stderr, re.MULTILINE))
+    assert "configs.errors" in imported
+    if name not in TRAINERS:
+        assert not imported & {"torch", "transformers", "datasets"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_outside_the_environment_a_command_says_how_to_enter_it(name, tmp_path):
+    command = [sys.executable, "-I", "-S", str(ROOT / name)]  # a Python that sees no installed package
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout) == (4, "")
+    assert answer.stderr.startswith("error: the environment is not active\n  what to do: source .venv/bin/activate")
+
+
+FIRST_COMMANDS = {
+    "bash pretrain/run.sh": "python pretrain/prepare.py --input",
+    "python finetune/train.py --lora": "python scripts/download.py smollm2-135m",
+    "python inference/eval.py": "python finetune/train.py --lora",
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A copy of what a fresh clone holds: no models/, data/ or runs/."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("configs", "assets", *STAGES):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site.env"))
+    return folder
+
+
+@pytest.mark.parametrize("command", FIRST_COMMANDS)
+def test_the_three_commands_say_what_is_missing_before_anything_is_there(command, bare, script_env):
+    # PYTHONPATH goes before the editable installation, so that the copy's packages are imported.
+    env = script_env | {"PYTHONPATH": str(bare), "PATH": f"{Path(sys.executable).parent}:{script_env['PATH']}"}
+    answer = subprocess.run(command.split(), cwd=bare, env=env, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 3, answer.stderr
+    said = answer.stderr[answer.stderr.index("error: ") :].splitlines()
+    assert "Traceback" not in answer.stderr and all(part in answer.stderr for part in ("  where: ", "  wanted: "))
+    assert str(bare) in answer.stderr, "another tree than the copy was looked at"
+    assert said[-1].startswith("  what to do: ") and FIRST_COMMANDS[command] in said[-1]

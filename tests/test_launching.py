@@ -1,0 +1,84 @@
+"""Training processes: the launcher gives their exit code, and they never outlive it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from configs.errors import MissingInputError, run
+from configs.progress import rank
+from pretrain.launching import launch_all_processes
+
+def main():
+    launch_all_processes()
+    folder = Path(sys.argv[1])
+    (folder / f"{rank()} of {os.environ['WORLD_SIZE']}").write_text(str(os.getpid()))
+    {body}
+
+run(main)
+"""
+BODIES = {
+    "return 0": 0,
+    "raise MissingInputError('there is no model', todo='get one')": 3,
+    "return 5": 5,
+    "return 5 if rank() == 0 else 1 / 0": 1,
+}
+
+
+def start(folder, body, env):
+    (folder / "script.py").write_text(SCRIPT.replace("{body}", body))
+    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    env = env | {"NUM_PROCESSES": "2"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_code_of_the_processes_is_that_of_the_command(body, tmp_path, script_env):
+    process = start(tmp_path, body, script_env)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == BODIES[body], said
+    assert (tmp_path / "0 of 2").is_file() or BODIES[body], said
+    assert ("error: there is no model" in said) == ("Missing" in body)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_the_command_that_started_them(number, tmp_path, script_env):
+    process = start(tmp_path, "time.sleep(300)", script_env)
+    files = [tmp_path / "0 of 2", tmp_path / "1 of 2"]
+    end = time.monotonic() + 120
+    while not all(path.is_file() and path.read_text() for path in files):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    pids = [int(path.read_text()) for path in files]
+    assert all(map(alive, pids))
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)  # ends when the last process has closed its output
+    assert process.returncode == -number, said
+    while any(map(alive, pids)):  # until whoever inherits them has noticed
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
+    (tmp_path / "script.py").write_text(
+        "import os, sys\nfrom pretrain.launching import launch_all_processes\n"
+        "launch_all_processes()\nprint(os.getppid(), 'RANK' in os.environ)"
+    )
+    for words, env in (([], {}), (["--help"], {"NUM_PROCESSES": "2"}), (["--dry_run"], {"NUM_PROCESSES": "2"})):
+        command = [sys.executable, str(tmp_path / "script.py"), *words]
+        answer = subprocess.run(command, env=script_env | env, capture_output=True, text=True, timeout=60, check=True)
+        assert answer.stdout == f"{os.getpid()} False\n"
