@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+class _Watch(StoppingCriteria):
+    """Says after every token how many the batch has; stops nothing."""
+
+    def __init__(self, num_prompt_tokens: int, on_token: Callable[[int], None]):
+        self.num_prompt_tokens, self.on_token = num_prompt_tokens, on_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.on_token(input_ids.shape[1] - self.num_prompt_tokens)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -48,6 +60,7 @@ def generate(
     batch_size: int,
     skip: frozenset[int] = frozenset(),
     no_repeat_ngram_size: int = 0,
+    on_token: Callable[[int], None] = lambda num_new_tokens: None,
 ) -> Iterator[list[Generation]]:
     """Greedy answers to `prompts`, batch by batch as they come.
 
@@ -57,6 +70,7 @@ def generate(
         max_new_tokens: limit a prompt; no answer is forced at it.
         skip: indices of prompts that need no answer; a batch is left out when all of its prompts are in it.
         no_repeat_ngram_size: no token n-gram of this size is written twice; 0 for plain greedy.
+        on_token: called after every token of a batch with the number of new ones, for progress.
     """
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     end_tokens = {tokenizer.eos_token_id}
@@ -79,6 +93,7 @@ def generate(
             no_repeat_ngram_size=no_repeat_ngram_size or None,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=list(end_tokens),
+            stopping_criteria=StoppingCriteriaList([_Watch(width, on_token)]),
         )[:, width:].cpu()
         seconds = (time.monotonic() - start) / len(batch)
         answers = []

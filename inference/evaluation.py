@@ -103,7 +103,12 @@ def ask(model_path: str, questions: list[Question], settings: Any, path: Path) -
         progress = Progress(f"ask ({kind.replace('_', ' ')})", len(questions), "questions", done=len(skip))
         prompts = [render_prompt(question, kind) for question in questions]
         repeat = settings.no_repeat_ngram_size if kind == "with_rationale" else 0
-        for batch in generate(model, tokenizer, prompts, limits[kind], settings.batch_size, skip, repeat):
+        limit = limits[kind]
+
+        def on_token(num_new_tokens: int, progress: Progress = progress, limit: int = limit) -> None:
+            progress.advance(0, f"batch at token {num_new_tokens} of at most {limit}")
+
+        for batch in generate(model, tokenizer, prompts, limit, settings.batch_size, skip, repeat, on_token):
             rows = [prediction(questions[answer.index], kind, answer) for answer in batch if answer.index not in skip]
             journal.append(rows)
             progress.advance(len(rows))

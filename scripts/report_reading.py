@@ -204,18 +204,19 @@ def read_evaluations(stages: list[Stage]) -> list[Evaluation]:
         if stage.name != "eval":
             continue
         problems: list[str] = []
-        scores, content = None, {}
+        scores, run, caption = None, {}, ""
         try:
             content = items(read_json(stage.folder / SCORES_FILE))
-            scores = _usable(content)
+            caption, runs = clean(content.get("caption") or ""), content.get("runs")
+            run = items(runs[0]) if isinstance(runs, list) and runs else {}  # an evaluation is of one model
+            scores = _usable(run)
         except READ_ERRORS as error:
             problems.append(f"no scores: {_first_line(error)}")
-        label = content.get("label") or stage.get("result", "label") or stage.get("settings", "label") or stage.place
+        label = run.get("label") or stage.get("result", "label") or stage.get("settings", "label") or stage.place
         label = clean_line(label, MAX_LABEL_CHARACTERS)
         label = clean(f"{label} ({stage.place})") if label in labels else label
         labels.add(label)
         rows = _read_answers(stage, problems)
-        caption = clean(content.get("caption") or "")
         model = Path(str(stage.get("settings", "model_name_or_path"))).name
         is_tuned = model in tuned or label.startswith("fine-tuned")
         found.append((is_tuned, Evaluation(stage, label, scores, caption, rows, problems)))

@@ -114,7 +114,7 @@ def write_evaluation(folder, number, label, model, right):
             rows.append(prediction(lang, n, "with_rationale", answer, text))
     write_json(folder / "run.json", record("eval", number, settings={"model_name_or_path": f"m/{model}"}))
     write_rows(folder / "predictions.jsonl", rows)
-    write_json(folder / "scores.json", {"label": label, "caption": f"12 questions; {SCRIPT}", **scoring.score(rows)})
+    scoring.write_scores([(label, scoring.score(rows))], folder, f"12 questions; {SCRIPT}")
 
 
 def make_run(run_dir):
