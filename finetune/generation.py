@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     skip: frozenset[int] = frozenset(),
-    no_repeat_ngram_size: int = 0,
+    repetition_penalty: float = 1.0,
     on_token: Callable[[int], None] = lambda num_new_tokens: None,
 ) -> Iterator[list[Generation]]:
     """Greedy answers to `prompts`, batch by batch as they come.
@@ -69,7 +74,8 @@ def generate(
         prompts: texts, given to the model as they are.
         max_new_tokens: limit a prompt; no answer is forced at it.
         skip: indices of prompts that need no answer; a batch is left out when all of its prompts are in it.
-        no_repeat_ngram_size: no token n-gram of this size is written twice; 0 for plain greedy.
+        repetition_penalty: divides the scores of tokens that the answer has already (Keskar et al. 2019, CTRL, section
+            4.1), the prompt's tokens not counted, since an answer has to name its options; 1 for plain greedy.
         on_token: called after every token of a batch with the number of new ones, for progress.
     """
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
@@ -84,15 +90,18 @@ def generate(
         for row, index in enumerate(batch):
             input_ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])
             attention_mask[row, width - len(encoded[index]) :] = 1
+        processors = LogitsProcessorList()
+        if repetition_penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt_ignore_length=width))
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            no_repeat_ngram_size=no_repeat_ngram_size or None,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=list(end_tokens),
+            logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_Watch(width, on_token)]),
         )[:, width:].cpu()
         seconds = (time.monotonic() - start) / len(batch)

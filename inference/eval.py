@@ -40,14 +40,14 @@ class EvalSettings:
     batch_size: int = setting(32, "questions answered together")
     max_new_tokens: int = setting(512, "limit of an answer with rationale")
     max_new_tokens_answer_only: int = setting(16, "limit of an answer without rationale")
-    no_repeat_ngram_size: int = setting(
-        0, "in rationales no token n-gram of this size is written twice; 0 for plain greedy"
-    )
+    repetition_penalty: float = setting(1.0, "on tokens that a rationale has already; 1 for plain greedy")
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
         names = ("batch_size", "max_new_tokens", "max_new_tokens_answer_only")
-        return [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
+        found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
+        wrong_penalty = f"repetition_penalty {self.repetition_penalty}: wanted above 0"
+        return found + ([] if self.repetition_penalty > 0 else [wrong_penalty])
 
 
 def main() -> int:

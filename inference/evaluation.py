@@ -39,7 +39,7 @@ def evaluate(settings: Any) -> int:
         "model": [model_identity(model_path), model_identity(base_of(model_path))],
         "questions": fingerprint([[q.id, q.content_hash, q.answers] for q in questions]),
         "prompt": prompt_record(),
-        **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "no_repeat_ngram_size")},
+        **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "repetition_penalty")},
     }
     name = f"{Path(model_path).name}-{fingerprint(identity)[:8]}"
     output_dir = settings.output_dir or records.RUNS / "eval" / name
@@ -102,13 +102,13 @@ def ask(model_path: str, questions: list[Question], settings: Any, path: Path) -
         limits = {"with_rationale": settings.max_new_tokens, "answer_only": settings.max_new_tokens_answer_only}
         progress = Progress(f"ask ({kind.replace('_', ' ')})", len(questions), "questions", done=len(skip))
         prompts = [render_prompt(question, kind) for question in questions]
-        repeat = settings.no_repeat_ngram_size if kind == "with_rationale" else 0
+        penalty = settings.repetition_penalty if kind == "with_rationale" else 1.0
         limit = limits[kind]
 
         def on_token(num_new_tokens: int, progress: Progress = progress, limit: int = limit) -> None:
             progress.advance(0, f"batch at token {num_new_tokens} of at most {limit}")
 
-        for batch in generate(model, tokenizer, prompts, limit, settings.batch_size, skip, repeat, on_token):
+        for batch in generate(model, tokenizer, prompts, limit, settings.batch_size, skip, penalty, on_token):
             rows = [prediction(questions[answer.index], kind, answer) for answer in batch if answer.index not in skip]
             journal.append(rows)
             progress.advance(len(rows))
@@ -149,11 +149,11 @@ def prediction(question: Question, kind: Kind, answer: Generation) -> dict[str, 
 
 def caption(settings: Any, num_questions: int) -> str:
     """The conditions of a table in one line."""
-    repeat = settings.no_repeat_ngram_size
+    penalty = settings.repetition_penalty
     return (
         f"{num_questions} test questions; greedy, at most {settings.max_new_tokens} new tokens with rationale and "
         f"{settings.max_new_tokens_answer_only} without, no answer forced"
-        + (f"; no {repeat}-gram of tokens written twice in a rationale" if repeat else "")
+        + (f"; repetition penalty {penalty:g} in rationales" if penalty != 1 else "")
     )
 
 

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-data=assets/sample share="" run="" slurm="" settings=configs/demo
+data=assets/sample share="" run="" slurm=""
 while (($#)); do
   case $1 in
     --data) data=$2 && shift ;;
@@ -30,6 +30,9 @@ if [[ -z $run ]]; then
   [[ -z $share ]] || run+=-$share
   [[ -z $slurm ]] || run+=-slurm
 fi
+
+settings=configs/demo # short texts, as the sample's
+[[ $data == assets/sample ]] || settings=configs/demo_real
 
 start=$SECONDS
 bash scripts/setup.sh ${slurm:+--slurm}
