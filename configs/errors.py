@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -166,7 +167,8 @@ def run(main: Callable[[], int | None]) -> None:
     sys.stderr.flush()
     code = int(code or 0)
     if code and EXIT_CODE_FILE in os.environ:
-        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
+        with contextlib.suppress(FileExistsError), open(os.environ[EXIT_CODE_FILE], "x") as file:
+            file.write(str(code))  # the first error is the cause; the others follow from it
         if code == ExitCode.FAILED_ITEMS:  # torchrun would take it for a crash and kill the other processes
             code = 0
     sys.exit(code)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
@@ -80,6 +81,15 @@ def generate(
     """
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     end_tokens = {tokenizer.eos_token_id}
+    # A model's own generation_config may sample or penalise; greedy means the same for every model.
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(end_tokens),
+    )
+    model.generation_config = config  # what a given one leaves open would be taken from the model's
     for batch in plan_batches([len(ids) for ids in encoded], batch_size):
         if skip.issuperset(batch):
             continue
@@ -96,11 +106,6 @@ def generate(
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=list(end_tokens),
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_Watch(width, on_token)]),
         )[:, width:].cpu()

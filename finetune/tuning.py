@@ -18,7 +18,7 @@ from finetune.examples import PackedExamples, find_benchmark, read_train, split_
 from finetune.prompts import prompt_record, save_prompt
 from pretrain.checkpoints import remove_all
 from pretrain.launching import leave_group
-from pretrain.models import find_model, load_model, load_tokenizer, model_identity
+from pretrain.models import find_model, load_model, load_tokenizer, model_identity, refuse_adapter
 from pretrain.pretraining import recorded, training_identity
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
 
@@ -63,6 +63,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         args.learning_rate = 2e-4 if settings.lora else 1e-5
     data = find_benchmark(settings.data)
     model_path = find_model(settings.model_name_or_path or _newest_pretrained())
+    refuse_adapter(model_path)
     tokenizer = load_tokenizer(model_path)
     failed = FailedItems()
     questions = read_train(data, settings.languages, failed)

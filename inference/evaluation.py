@@ -37,8 +37,9 @@ def evaluate(settings: Any) -> int:
     questions = read_test(data, settings.languages, settings.max_questions_per_language, failed)
     identity = {
         "model": [model_identity(model_path), model_identity(base_of(model_path))],
-        "questions": fingerprint([[q.id, q.content_hash, q.answers] for q in questions]),
+        "questions": fingerprint([[q.id, q.question, q.options, q.answers, q.rationale] for q in questions]),
         "prompt": prompt_record(),
+        "label": label,
         **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "repetition_penalty")},
     }
     name = f"{Path(model_path).name}-{fingerprint(identity)[:8]}"

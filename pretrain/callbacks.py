@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from configs.files import atomic_open
 from configs.progress import duration, log
 from pretrain.checkpoints import mark_complete
 from pretrain.throughput import flops_per_token, peak_tflops
@@ -78,7 +79,8 @@ class MetricsCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step and state.global_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with atomic_open(self.path) as file:
+            file.writelines(json.dumps(row) + "\n" for row in kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:

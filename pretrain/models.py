@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from configs.errors import EnvironmentFailure, MissingInputError
+from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.files import REPOSITORY, file_identity, read_json
 
 DEMO_MODEL = REPOSITORY / "models" / "smollm2-135m"
@@ -43,6 +43,22 @@ def model_identity(model: str) -> Any:
 def is_adapter(model: str) -> bool:
     """Whether the folder holds a PEFT adapter and not a whole model."""
     return (Path(model) / "adapter_config.json").is_file()
+
+
+def refuse_adapter(model: str) -> None:
+    """Training goes on from whole models: a second adapter on top of one would record the wrong base.
+
+    Raises:
+        SettingsError: the folder holds an adapter.
+    """
+    if is_adapter(model):
+        raise SettingsError(
+            "training cannot go on from an adapter",
+            where=model,
+            found="adapter_config.json",
+            wanted="a whole model",
+            todo="give the adapter's base model, or merge the two with PEFT's merge_and_unload and save the result",
+        )
 
 
 def base_of(model: str) -> str:
@@ -99,6 +115,13 @@ def load_model(model: str, dtype: Any, attn_implementation: str | None = None) -
     except (OSError, ValueError) as error:
         raise _unreachable(model, error) from None
     if is_adapter(model):
+        if not (Path(model) / "adapter_model.safetensors").is_file():
+            raise MissingInputError(
+                "the adapter's weights are missing",
+                where=model,
+                wanted="adapter_model.safetensors (other formats are pickles, which are not loaded)",
+                todo="finish its training, or convert it with safetensors",
+            )
         from peft import PeftModel
 
         loaded = PeftModel.from_pretrained(loaded, model)

@@ -31,6 +31,7 @@ class PrepareSettings:
     input: list[str] = setting(help="folders or files of documents")
     output_dir: Path = setting(help="folder for the token blocks")
     model_name_or_path: str | None = setting(None, "model whose tokenizer is used; the demo model by default")
+    lang: str | None = setting(None, "language of documents that state none, such as .txt files")
     block_size: int = setting(2048, "tokens a block")
     validation_share: float = setting(0.01, "share of each language's documents held out, by their hash")
     max_validation_tokens: int = setting(200_000, "at most so many held-out tokens a language")

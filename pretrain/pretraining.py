@@ -15,7 +15,7 @@ from configs.settings import setting
 from pretrain.blocks import TokenBlocks
 from pretrain.checkpoints import remove_all
 from pretrain.launching import leave_group
-from pretrain.models import find_model, load_model, load_tokenizer, model_identity
+from pretrain.models import find_model, load_model, load_tokenizer, model_identity, refuse_adapter
 from pretrain.tokenizing import tokenizer_hash
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
 
@@ -34,8 +34,14 @@ _IDENTITY = [
     "adam_epsilon",
     "max_grad_norm",
     "seed",
+    "data_seed",
     "bf16",
+    "fp16",
     "deepspeed",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
     "optim",
 ]
 
@@ -66,7 +72,7 @@ def arithmetic(args: TrainSettings, num_blocks: int, num_tokens: int, block_size
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model, trust_remote_code=False))
     num_parameters = sum(p.numel() for p in empty.parameters())
     blocks_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = args.max_steps if args.max_steps > 0 else int(-(-num_blocks // blocks_per_step) * args.num_train_epochs)
@@ -92,7 +98,8 @@ def arithmetic(args: TrainSettings, num_blocks: int, num_tokens: int, block_size
 def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
     """Train on the blocks in `data`; returns the exit code."""
     model_path = find_model(settings.model_name_or_path)
-    blocks = TokenBlocks(data, verify=not args.dry_run)
+    refuse_adapter(model_path)
+    blocks = TokenBlocks(data, verify=rank() == 0 and not args.dry_run)
     tokenizer = load_tokenizer(model_path)
     blocks.check_tokenizer(tokenizer_hash(tokenizer), model_path)
     identity = training_identity(args, data=fingerprint(blocks.index), model=model_identity(model_path))

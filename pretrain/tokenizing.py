@@ -45,7 +45,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: Any, failed: FailedItems) -> None:
+def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: dict[str, Any], failed: FailedItems) -> None:
     """Write one shard's tokens and document table; nothing to do when they are there with the same fingerprint."""
     marker = folder / f"{shard.name}.json"
     mark = fingerprint([identity, shard.identity()])
@@ -59,7 +59,7 @@ def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: Any, fa
     sources: dict[str, int] = {}
     start = 0
     with atomic_open(folder / f"{shard.name}.bin", "wb") as file:
-        for batch in _batches(read_shard(shard, shard_failed, None)):
+        for batch in _batches(read_shard(shard, shard_failed, identity["lang"])):
             encoded = tokenizer([document.text for document in batch], return_attention_mask=False)["input_ids"]
             for document, ids in zip(batch, encoded, strict=True):
                 if document.lang not in LANGUAGES:
@@ -115,14 +115,14 @@ def prepare_blocks(shards: list[Shard], output_dir: Path, tokenizer: Any, settin
     """Tokenize all shards, pack them and write the index; returns the index.
 
     Args:
-        settings: has block_size, validation_share, max_validation_tokens.
+        settings: has lang, block_size, validation_share, max_validation_tokens.
 
     Raises:
         MissingInputError: the input has no usable document.
     """
     tokens_dir = output_dir / "tokens"
     tokens_dir.mkdir(parents=True, exist_ok=True)
-    identity = {"tokenizer": tokenizer_hash(tokenizer), "eos": tokenizer.eos_token_id}
+    identity = {"tokenizer": tokenizer_hash(tokenizer), "eos": tokenizer.eos_token_id, "lang": settings.lang}
     progress = Progress("tokenize", len(shards), "shards")
     for shard in shards:
         tokenize_shard(shard, tokens_dir, tokenizer, identity, failed)

@@ -40,7 +40,20 @@ if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; 
 # shellcheck disable=SC1091
 if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
 logs=$run/logs
-[[ -n $dry_run ]] || mkdir -p "$logs"
+if [[ -z $dry_run ]]; then
+  mkdir -p "$logs"
+  # What an earlier, killed chain left at work in this folder: a process of it holds the lock, a job bears the comment.
+  exec 9>"$run/.lock"
+  flock -n 9 || { echo "waiting: another chain works in $run" >&2 && flock 9; }
+  if [[ -n $slurm ]]; then
+    left=$(squeue --me -h -o '%i|%k' | awk -F'|' -v run="$(realpath "$run")" '$2 == run {print $1}')
+    for id in $left; do
+      echo "ending job $id of an earlier chain in $run" >&2
+      scancel "$id"
+      while [[ -n $(squeue -h -j "$id" 2>/dev/null) ]]; do sleep 1; done
+    done
+  fi
+fi
 
 declare -A job=() # stage to its Slurm job
 stages=()         # in order
@@ -61,6 +74,7 @@ stage() {
     for need in $needs; do dependency+=:${job[$need]}; done
     # shellcheck disable=SC2206
     local words=(sbatch --parsable --job-name="$name" --output="$logs/$name.log" --open-mode=append $options)
+    words+=(--comment="$(realpath -m "$run")")
     [[ -z $dependency ]] || words+=(--dependency="afterok$dependency" --kill-on-invalid-dep=yes)
     words+=("$@")
     if [[ -n $dry_run ]]; then
@@ -72,7 +86,7 @@ stage() {
     echo "bash $*"
   else
     echo "== $name ($(date +%H:%M:%S)), output $run, log $logs/$name.log" >&2
-    bash "$@" 2> >(tee "$logs/$name.log" >&2) >/dev/null || code=$?
+    { bash "$@" 2>&1 >/dev/null | tee -a "$logs/$name.log" >&2; } || code=$?
     [[ $code == 0 || $code == 5 ]] || failed "$name" "$code"
   fi
 }
@@ -122,10 +136,21 @@ state_of() { # job: its state and exit code; from the controller, or from the ac
 
 if [[ -n $slurm ]]; then
   trap 'echo "interrupted; the jobs go on (scancel ${job[*]} ends them)" >&2; exit 130' INT
-  shown=""
-  while jobs=$(squeue -h -o '%j %T' -j "$(IFS=, && echo "${job[*]}")" 2>/dev/null | sort | paste -sd,) && [[ -n $jobs ]]; do
-    [[ $jobs == "$shown" ]] || echo "$(date +%H:%M:%S) $jobs" >&2
-    shown=$jobs
+  shown="" missed=0
+  while true; do # until each job has ended; a controller that does not answer for a while is asked again
+    waiting=""
+    for name in "${stages[@]}"; do
+      read -r state code <<<"$(state_of "${job[$name]}")"
+      case $state in
+        COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY | BOOT_FAIL | DEADLINE | PREEMPTED) ;;
+        *) waiting+="$name $state, " ;;
+      esac
+    done
+    missed=$((missed + 1))
+    [[ $waiting == *UNKNOWN* ]] || missed=0
+    if [[ -z $waiting ]] || ((missed > 30)); then break; fi
+    [[ $waiting == "$shown" ]] || echo "$(date +%H:%M:%S) ${waiting%, }" >&2
+    shown=$waiting
     sleep 2
   done
   for name in "${stages[@]}"; do # in order: the first that failed is the cause, those after it were cancelled
@@ -134,5 +159,7 @@ if [[ -n $slurm ]]; then
   done
 fi
 code=0
-python scripts/report.py "$run" || code=$?
+page=$(python scripts/report.py "$run") || code=$?
+[[ ! -f $run/table.md ]] || cat "$run/table.md"
+echo "$page"
 exit "$code"

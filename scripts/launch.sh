@@ -8,7 +8,7 @@ move_log() { # name of the work
   log=$(readlink "/proc/$$/fd/1")
   if [[ -n ${SLURM_JOB_ID:-} && ${log##*/} == slurm-*.out && ${log%/*} -ef . ]]; then
     mkdir -p runs/logs
-    mv "$log" "runs/logs/$1-${log##*/slurm-}"
+    mv "$log" "runs/logs/$1-${SLURM_RESTART_COUNT:+life$SLURM_RESTART_COUNT-}${log##*/slurm-}" # a requeued job keeps its id
   fi
 }
 
@@ -51,6 +51,6 @@ run_training() { # script and its arguments
 }
 
 # shellcheck disable=SC1091
-if [[ -f configs/site.env ]]; then source configs/site.env; fi
+if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; fi
 # shellcheck disable=SC1091
 if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi

@@ -15,17 +15,17 @@ for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
 done
 if ((${#missing[@]})) && command -v apt-get >/dev/null; then
-  sudo=()
+  sudo=() log=$(mktemp)
   ((EUID == 0)) || sudo=(sudo -n)
   install=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
   echo "installing ${missing[*]}" >&2
-  if ! { "${sudo[@]}" apt-get update -q && "${install[@]}"; } >/tmp/setup-apt.$$ 2>&1; then
+  if ! { "${sudo[@]}" apt-get update -q && "${install[@]}"; } >"$log" 2>&1; then
     printf 'error: system programs are missing and could not be installed\n  where: %s\n  found: %s\n  what to do: %s\n' \
-      "apt-get" "$(tail -n 1 /tmp/setup-apt.$$)" "sudo apt-get install ${missing[*]}" >&2
-    rm -f /tmp/setup-apt.$$
+      "apt-get" "$(tail -n 1 "$log")" "sudo apt-get install ${missing[*]}" >&2
+    rm -f "$log"
     exit 4
   fi
-  rm -f /tmp/setup-apt.$$
+  rm -f "$log"
 elif ! command -v apt-get >/dev/null && ! command -v tesseract >/dev/null; then
   printf 'error: Tesseract is missing\n  what to do: install it with the languages %s, and a CJK font\n' \
     "eng fra spa rus jpn chi_sim" >&2
@@ -44,7 +44,11 @@ if [[ ! -f .venv/installed || $(cat .venv/installed) != "$wanted" ]]; then
       "$(python3 --version 2>&1)" >&2
     exit 4
   fi
-  [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+  # A venv that was killed while it was made has a Python and no pip.
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1 && ! "$python" -m venv --clear .venv; then
+    printf 'error: the environment could not be made\n  where: .venv\n  what to do: %s\n' "apt-get install python3-venv" >&2
+    exit 4
+  fi
   .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
   echo "$wanted" >.venv/installed
 fi
