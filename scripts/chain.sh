@@ -60,7 +60,9 @@ stages=()         # in order
 
 failed() { # stage, exit code
   echo "error: the stage $1 failed with code $2; its log is $logs/$1.log:" >&2
-  tail -n 15 "$logs/$1.log" >&2 || true
+  # The last message of ours, which torchrun and srun bury under theirs; else the log's end.
+  awk '/^error:/ { start = NR; text = "" } start && NR < start + 10 { text = text $0 "\n" }
+    { last = $0 } END { printf "%s", text ? text : last "\n" }' "$logs/$1.log" >&2 || true
   echo "the same command goes on from there" >&2
   exit "$2"
 }
