@@ -19,8 +19,7 @@ from finetune.examples import find_benchmark
 from finetune.generation import Generation, generate
 from finetune.prompts import KINDS, Kind, check_prompt, prompt_record, render_prompt
 from inference import scoring
-from inference.score_plots import write_plots
-from inference.score_tables import write_tables
+from inference.score_files import write_all
 from pretrain.models import base_of, find_model, is_adapter, load_model, load_tokenizer, model_identity
 from pretrain.training import native_bf16
 
@@ -162,7 +161,5 @@ def write_scores(output_dir: Path, label: str, text: str, failed: FailedItems) -
     """Score predictions.jsonl of a folder and write scores.json, tables and plots beside it."""
     rows = scoring.read_predictions(output_dir / "predictions.jsonl", failed)
     labelled = [(label, scoring.score(rows))]
-    scoring.write_scores(labelled, output_dir, text)
-    write_tables(labelled, output_dir, text)
-    write_plots(labelled, output_dir)
+    write_all(labelled, output_dir, text)
     return labelled[0][1]

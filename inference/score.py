@@ -21,14 +21,14 @@ except ModuleNotFoundError:
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.errors import FailedItems
 from configs.files import fingerprint, sha256_file
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
 from data_collection.questions import answers
-from inference import score_plots, score_tables, scoring, words
+from inference import scoring, words
+from inference.score_files import write_all
 
 
 @dataclass
@@ -68,7 +68,8 @@ def main() -> int:
         return exit_code(done)
     with run_record(settings.output_dir, "score", asdict(settings), identity) as record:
         labelled = [(label, scoring.score(of_file)) for label, of_file in zip(labels, rows, strict=True)]
-        averages = write(labelled, settings.output_dir, settings.caption)
+        write_all(labelled, settings.output_dir, settings.caption)
+        averages = {label: scores["average"] for label, scores in labelled}
         failed.write(settings.output_dir / "failures.jsonl")
         record.finish("finished", len(failed), average=averages)
     print((settings.output_dir / "table.md").read_text(encoding="utf-8"))
@@ -84,14 +85,6 @@ def default_labels(paths: list[Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             return labels
     return [str(path) for path in paths]
-
-
-def write(labelled: list[tuple[str, dict[str, Any]]], output_dir: Path, caption: str) -> dict[str, Any]:
-    """Write everything drawn from the scores; returns the averages by label and kind."""
-    scoring.write_scores(labelled, output_dir, caption)
-    score_tables.write_tables(labelled, output_dir, caption)
-    score_plots.write_plots(labelled, output_dir)
-    return {label: scores["average"] for label, scores in labelled}
 
 
 if __name__ == "__main__":

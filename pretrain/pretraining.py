@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,16 +143,6 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
     return 0
 
 
-class _NoRecord:
-    """Stands in for the run record on ranks other than 0."""
-
-    def __enter__(self) -> _NoRecord:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def recorded(output_dir: str, stage: str, settings: dict[str, Any], identity: dict[str, Any]) -> Any:
     """The run record as a context on rank 0, nothing on the others."""
-    return records.run_record(Path(output_dir), stage, settings, identity) if rank() == 0 else _NoRecord()
+    return records.run_record(Path(output_dir), stage, settings, identity) if rank() == 0 else nullcontext()
