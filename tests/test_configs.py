@@ -66,6 +66,11 @@ def refused(*words, classes=(Training,)):
 # Settings
 
 
+def test_a_list_given_twice_is_one_list_and_the_last_of_two_single_values_holds():
+    given = training("--languages", "zh", "ja", "--limit", "3", "--languages=fr", "--limit", "4")
+    assert (given.languages, given.limit) == (["zh", "ja", "fr"], 4)
+
+
 def test_values_take_the_types_of_their_fields():
     given = training(
         *[
@@ -242,6 +247,14 @@ def test_no_secret_reaches_the_record(tmp_path, monkeypatch):
     saved = json.loads(text)
     assert saved["settings"]["server"] == {"base_url": "http://localhost", "max_new_tokens": 5, "keywords": "list"}
     assert "--max_new_tokens 5" in saved["command"] and "--hub-token=***" in saved["command"]
+
+
+def test_a_broken_record_hides_no_other_run(tmp_path):
+    with records.run_record(tmp_path / "good", "train", {}, {}):
+        pass
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text('{"stage": "tra')
+    assert records.newest_finished("train", tmp_path) == tmp_path / "good"
 
 
 def test_newest_finished_is_of_the_stage_and_finished(tmp_path):
