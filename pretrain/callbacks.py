@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from configs.files import atomic_open
 from configs.progress import duration, log
 from pretrain.checkpoints import mark_complete
+from pretrain.launching import STOP_FILE_VARIABLE
 from pretrain.throughput import flops_per_token, peak_tflops
 
 STOP_FILE = "STOP"
@@ -35,12 +36,12 @@ def _communication_device() -> torch.device:
 class StopFileCallback(TrainerCallback):
     """Ends the run after the step in progress when OUTPUT/STOP exists: checkpoint, then a clean end.
 
-    It is the one way to end a run early. run.sh, which does not know the folder, touches the file that STOP_FILE in
-    the environment names, on USR1 (time limit) and TERM (preemption).
+    It is the one way to end a run early. The file that STOP_FILE in the environment names ends it too: run.sh, which
+    does not know the folder, touches that on USR1 (time limit), and SIGTERM (preemption) does (`launching`).
     """
 
     def __init__(self, output_dir: Path):
-        self.paths = [output_dir / STOP_FILE, *map(Path, filter(None, [os.environ.get("STOP_FILE")]))]
+        self.paths = [output_dir / STOP_FILE, *map(Path, filter(None, [os.environ.get(STOP_FILE_VARIABLE)]))]
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -53,7 +54,15 @@ class StopFileCallback(TrainerCallback):
 
 
 class CompleteCheckpointCallback(TrainerCallback):
-    """Marks a checkpoint complete once every rank has written its part."""
+    """Marks a checkpoint complete once every rank has written its part; writes none after the last step.
+
+    The last step's would be removed as soon as the result is saved, and the Trainer, resumed from it, takes one step
+    more. A run killed in between goes on from the checkpoint before it, to the same weights.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        control.should_save = control.should_save and state.global_step < state.max_steps
+        return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.distributed.is_initialized():

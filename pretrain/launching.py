@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from configs.errors import EXIT_CODE_FILE, ExitCode
 from configs.progress import log
+
+STOP_FILE_VARIABLE = "STOP_FILE"  # names the file whose presence ends a run; run.sh sets it
+SECONDS_TO_END = 10
 
 
 def launch_all_processes() -> None:
@@ -25,16 +29,22 @@ def launch_all_processes() -> None:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if "TORCHELASTIC_RUN_ID" in os.environ or {"--help", "-h", "--dry_run"} & set(sys.argv):
         return
+    # Preemption sends SIGTERM to every process of a Slurm step. This one passes it on as a STOP file; those that it
+    # starts leave it alone, or they would end before the step in progress is saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     import torch
 
     num_nodes = int(os.environ.get("SLURM_NNODES", "1")) if "SLURM_STEP_ID" in os.environ else 1
     asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
     num_processes = torch.cuda.device_count() or max(1, asked // num_nodes)
     if num_processes * num_nodes == 1:
+        _stop_on_sigterm(Path(tempfile.gettempdir()) / f"stop-{os.getpid()}")
         return
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
     words = [sys.executable, "-m", "torch.distributed.run"]
     words += [f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
+    # Not SIGTERM, which the processes leave alone; those that outlive a dead one get SIGKILL after some seconds.
+    words += ["--signals_to_handle=SIGINT,SIGHUP,SIGQUIT", f"--shutdown_timeout={SECONDS_TO_END}"]
     if num_nodes > 1:
         words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={os.environ['RENDEZVOUS']}"]
         words += [f"--rdzv_id={os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"]
@@ -45,8 +55,10 @@ def launch_all_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # torchrun knows only success and failure, so the processes leave their code in a file.
         code_file = Path(folder) / "code"
+        os.environ.setdefault(STOP_FILE_VARIABLE, str(Path(folder) / "stop"))
         environment = {**os.environ, EXIT_CODE_FILE: str(code_file)}
         with subprocess.Popen([*words, *sys.argv], env=environment, stdin=subprocess.PIPE) as torchrun:
+            _stop_on_sigterm(Path(os.environ[STOP_FILE_VARIABLE]))
             torchrun.wait()
         code = int(code_file.read_text()) if code_file.is_file() else ExitCode.DONE
     if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS):  # a process crashed beside those
@@ -54,6 +66,12 @@ def launch_all_processes() -> None:
     if code == ExitCode.FAILED_ITEMS and num_nodes > 1:
         code = ExitCode.DONE  # srun would kill the other nodes; the run record has the failed items
     sys.exit(code)
+
+
+def _stop_on_sigterm(default: Path) -> None:
+    """Have SIGTERM end the run after the step in progress, with a checkpoint (`callbacks.StopFileCallback`)."""
+    stop_file = Path(os.environ.setdefault(STOP_FILE_VARIABLE, str(default)))
+    signal.signal(signal.SIGTERM, lambda *_: stop_file.touch())
 
 
 def _end_with_launcher() -> None:

@@ -46,6 +46,7 @@ class TrainSettings(TrainingArguments):
     disable_tqdm: bool | None = setting(True, "no bars: one line of progress an interval")
     remove_unused_columns: bool = setting(False, "blocks are no columns")
     activation_checkpointing: bool | None = setting(None, "recompute activations in backward; by default on GPUs")
+    ddp_find_unused_parameters: bool | None = setting(False, "every trained parameter has a gradient here")
     dry_run: bool = setting(False, "print the resolved settings and the arithmetic, and stop")
 
     def __post_init__(self) -> None:
@@ -156,9 +157,11 @@ def prepare_to_start(args: TrainSettings) -> Path | None:
     if rank() == 0:
         (output_dir / STOP_FILE).unlink(missing_ok=True)
         checkpoints.remove_incomplete(output_dir)
+    # Rank 0's choice for all: other nodes may see a network file system as it was a second ago.
+    found = [checkpoints.newest_checkpoint(output_dir) if rank() == 0 else None]
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    newest = checkpoints.newest_checkpoint(output_dir)
+        torch.distributed.broadcast_object_list(found, device=args.device)
+    newest = found[0]
     if newest:
         log.info(f"resuming from {newest}")
     return newest

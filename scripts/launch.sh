@@ -20,7 +20,8 @@ finish() { # exit code
 }
 
 # Train on all nodes of the job. USR1 (time limit near) and TERM (preemption) let the step in progress end and save a
-# checkpoint; then the job requeues itself and the same command goes on. A crashed run is not requeued.
+# checkpoint; then the job requeues itself and the same command goes on. A crashed run is not requeued. TERM may reach
+# the training processes alone: their launcher touches the same file.
 run_training() { # script and its arguments
   local code=0 training stopped=""
   STOP_FILE=runs/stop/${SLURM_JOB_ID:-$$}
@@ -43,12 +44,16 @@ run_training() { # script and its arguments
     kill -0 "$training" 2>/dev/null || break
   done
   trap - USR1 TERM
+  [[ ! -e $STOP_FILE ]] || stopped=yes
   rm -f "$STOP_FILE"
   if [[ -n $stopped && $code == 0 ]]; then
     if [[ -n ${SLURM_JOB_ID:-} ]]; then scontrol requeue "$SLURM_JOB_ID"; else exit 143; fi
   fi
   finish "$code"
 }
+
+# What libraries will change in later versions is no news to a user of pinned ones.
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore::FutureWarning}
 
 # shellcheck disable=SC1091
 if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; fi

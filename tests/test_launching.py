@@ -35,7 +35,9 @@ def start(folder, body, env):
     (folder / "script.py").write_text(SCRIPT.replace("{body}", body))
     command = [sys.executable, str(folder / "script.py"), str(folder)]
     env = env | {"NUM_PROCESSES": "2"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -55,22 +57,41 @@ def alive(pid):
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_processes_end_with_the_command_that_started_them(number, tmp_path, script_env):
-    process = start(tmp_path, "time.sleep(300)", script_env)
-    files = [tmp_path / "0 of 2", tmp_path / "1 of 2"]
+def wait_for_both(process, folder):
+    """The ids of the two training processes, once they work."""
+    files = [folder / "0 of 2", folder / "1 of 2"]
     end = time.monotonic() + 120
     while not all(path.is_file() and path.read_text() for path in files):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
-    pids = [int(path.read_text()) for path in files]
+    return [int(path.read_text()) for path in files]
+
+
+def test_processes_end_with_the_command_that_started_them(tmp_path, script_env):
+    process = start(tmp_path, "time.sleep(300)", script_env)
+    pids = wait_for_both(process, tmp_path)
     assert all(map(alive, pids))
-    process.send_signal(number)
+    process.kill()
     said, _ = process.communicate(timeout=60)  # ends when the last process has closed its output
-    assert process.returncode == -number, said
+    assert process.returncode == -signal.SIGKILL, said
+    end = time.monotonic() + 60
     while any(map(alive, pids)):  # until whoever inherits them has noticed
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_sigterm_to_all_processes_becomes_a_stop_file_and_ends_none(tmp_path, script_env):
+    body = """
+    while not os.path.exists(os.environ["STOP_FILE"]):
+        time.sleep(0.02)
+    time.sleep(1)  # the step in progress, and its checkpoint
+    (folder / f"saved {rank()}").touch()"""
+    process = start(tmp_path, body, script_env)
+    wait_for_both(process, tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)  # as Slurm does before it takes the nodes away
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert {path.name for path in tmp_path.glob("saved *")} == {"saved 0", "saved 1"}
 
 
 def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
