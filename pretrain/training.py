@@ -61,9 +61,17 @@ class TrainSettings(TrainingArguments):
             if isinstance(self.deepspeed, str) and not Path(self.deepspeed).is_file():
                 self.deepspeed = str(REPOSITORY / self.deepspeed)  # configs/deepspeed/..., from another folder
             join_group_of_one()
+            self._join_group()
         asked = self.output_dir
         super().__post_init__()
         self.output_dir = asked  # transformers would call an unnamed folder trainer_output; the stage names it
+
+    def _join_group(self) -> None:
+        """Have DeepSpeed meet the other ranks before a model is loaded: ZeRO 3 shares its weights out while loading."""
+        import deepspeed
+
+        if not self.dry_run:
+            deepspeed.init_distributed(dist_backend="gloo" if self.use_cpu else "nccl", verbose=False)
 
 
 class PackedTrainer(Trainer):
