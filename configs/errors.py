@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -43,6 +45,11 @@ class UserError(ValueError):
     def __init__(self, what: str, *, where: str | Path = "", found: object = "", wanted: object = "", todo: str):
         self.what, self.where, self.found, self.wanted, self.todo = what, str(where), str(found), str(wanted), todo
         super().__init__(self.render())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it passes from a worker process to its parent, whose exit code it decides."""
+        parts = {"where": self.where, "found": self.found, "wanted": self.wanted, "todo": self.todo}
+        return functools.partial(type(self), self.what, **parts), ()
 
     def render(self) -> str:
         """The message as printed: one part a line, empty parts left out."""

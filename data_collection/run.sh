@@ -3,20 +3,23 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem-per-cpu=4G
 # One step of data collection, on a cluster or here:
-#   sbatch [--array=0-7] data_collection/run.sh STEP ARGUMENTS...
-#   bash data_collection/run.sh STEP ARGUMENTS...          STEP: ocr, filter (--help after it lists its arguments)
+#   sbatch data_collection/run.sh STEP ARGUMENTS...        spreads itself over an array, as large as the work left wants
+#   sbatch --array=0-7 data_collection/run.sh STEP ARGUMENTS...        an array of your own
+#   bash data_collection/run.sh STEP ARGUMENTS...          STEP: a script of this folder (--help lists its arguments)
 set -euo pipefail
 
 # sbatch runs a copy of this script, so only plain bash can tell the repository from the script's own place.
 if [[ -n ${SLURM_JOB_ID:-} ]]; then cd "$SLURM_SUBMIT_DIR"; else cd "$(dirname "${BASH_SOURCE[0]}")/.."; fi
 step=${1:-}
-if [[ ! -f data_collection/run.sh || ! $step =~ ^(ocr|filter)$ ]]; then
-  echo "usage, from the repository root: data_collection/run.sh ocr|filter ARGUMENTS... (found '$step' in $PWD)" >&2
+if [[ ! -f data_collection/run.sh || ! $step =~ ^(ocr|web|merge|filter|dedup|decontaminate|report)$ ]]; then
+  echo "usage, from the repository root: data_collection/run.sh ocr|web|merge|filter|dedup|decontaminate|report" \
+    "ARGUMENTS... (found '$step' in $PWD)" >&2
   exit 2
 fi
 
 source scripts/launch.sh
 move_log "$step"
+export ARRAY_SCRIPT="data_collection/run.sh $step" # jobs.py submits it when the shards fill more than one task
 code=0
 python "data_collection/$step.py" "${@:2}" || code=$?
 finish "$code"
