@@ -18,8 +18,11 @@ class Language:
         spaced: words are parted by white space (so keywords match whole words).
         tesseract: name of Tesseract's model.
         min_keywords: MKC, the least number of distinct medical keywords of a kept document.
-        min_density: DENS, the least share of a kept document's characters that keywords cover.
-        paper_min_keywords: MKC as published with MMedC, for its own lists of about 200 keywords.
+        min_density: DENS, the least share of characters that keywords cover, of a kept document of up to 500
+            characters (data_collection/thresholds.py has that of longer ones). Those of ar, hi and de are the others'
+            mean: there were no labelled documents to choose them by.
+        paper_min_keywords: MKC as published with MMedC, for its own lists of about 200 keywords; none for a language
+            that MMedC does not have.
         paper_min_density: DENS as published with MMedC.
     """
 
@@ -29,8 +32,8 @@ class Language:
     tesseract: str
     min_keywords: int
     min_density: float
-    paper_min_keywords: int
-    paper_min_density: float
+    paper_min_keywords: int | None = None
+    paper_min_density: float | None = None
 
     @property
     def keywords_file(self):
@@ -40,12 +43,15 @@ class Language:
 LANGUAGES: dict[str, Language] = {
     language.code: language
     for language in (
-        Language("en", "English", True, "eng", 2, 0.075, 5, 0.04),
-        Language("zh", "Chinese", False, "chi_sim", 2, 0.045, 5, 0.05),
-        Language("ja", "Japanese", False, "jpn", 2, 0.015, 5, 0.05),
-        Language("fr", "French", True, "fra", 2, 0.01, 4, 0.04),
-        Language("ru", "Russian", True, "rus", 7, 0.03, 4, 0.02),
-        Language("es", "Spanish", True, "spa", 5, 0.01, 4, 0.04),
+        Language("en", "English", True, "eng", 3, 0.147, 5, 0.04),
+        Language("zh", "Chinese", False, "chi_sim", 3, 0.095, 5, 0.05),
+        Language("ja", "Japanese", False, "jpn", 3, 0.045, 5, 0.05),
+        Language("fr", "French", True, "fra", 3, 0.079, 4, 0.04),
+        Language("ru", "Russian", True, "rus", 3, 0.111, 4, 0.02),
+        Language("es", "Spanish", True, "spa", 3, 0.158, 4, 0.04),
+        Language("ar", "Arabic", True, "ara", 3, 0.106),
+        Language("hi", "Hindi", True, "hin", 3, 0.106),
+        Language("de", "German", True, "deu", 3, 0.106),
     )
 }
 

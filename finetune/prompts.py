@@ -45,6 +45,19 @@ _INSTRUCTIONS: dict[str, tuple[str, str]] = {
         "Responda a esta pregunta de medicina. Primero razone, después dé la letra de cada opción correcta.",
         "Responda a esta pregunta de medicina. Dé solo la letra de cada opción correcta.",
     ),
+    "ar": (
+        "أجب عن هذا السؤال الطبي. اشرح تعليلك أولا، ثم اكتب حرف كل خيار صحيح.",
+        "أجب عن هذا السؤال الطبي. اكتب فقط حرف كل خيار صحيح.",
+    ),
+    "hi": (
+        "इस चिकित्सा प्रश्न का उत्तर दीजिए। पहले अपना तर्क समझाइए, फिर हर सही विकल्प का अक्षर लिखिए।",
+        "इस चिकित्सा प्रश्न का उत्तर दीजिए। केवल हर सही विकल्प का अक्षर लिखिए।",
+    ),
+    "de": (
+        "Beantworten Sie diese medizinische Frage. Begründen Sie zuerst, dann nennen Sie den Buchstaben jeder "
+        "richtigen Antwort.",
+        "Beantworten Sie diese medizinische Frage. Nennen Sie nur den Buchstaben jeder richtigen Antwort.",
+    ),
 }
 
 

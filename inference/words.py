@@ -16,7 +16,7 @@ from functools import cache
 
 _SPLITTERS = {"zh": ("jieba", "jieba.lcut"), "ja": ("Janome", "Janome, wakati")}
 _RULES = ("nltk", "nltk.NLTKWordTokenizer on each sentence")
-_SENTENCE_END = re.compile(r"([.!?][\"'»”’)\]}]*)\s+")
+_SENTENCE_END = re.compile(r"([.!?؟।][\"'»”’)\]}]*)\s+")
 # Longer pieces are cut: jieba takes time quadratic in a run of Han characters, nltk's patterns a time that they bound.
 MAX_PIECE_CHARACTERS = 2000
 
@@ -78,7 +78,7 @@ def _spaced() -> Callable[[str], list[str]]:
         # The tokenizer parts a full stop from its word only at the end of what it is given, so each sentence is given
         # by itself. Every mark before a blank ends one, abbreviations too ("e.g. this"): a rule without a model
         # treats a word alike on both sides of a comparison, which is what the scores need.
-        sentences = _SENTENCE_END.sub(r"\1\n", re.sub("[¿¡]", r" \g<0> ", line)).split("\n")
+        sentences = _SENTENCE_END.sub(r"\1\n", re.sub("[¿¡،؛؟।]", r" \g<0> ", line)).split("\n")
         return [word for sentence in sentences for word in splitter.tokenize(sentence)]
 
     return split

@@ -218,7 +218,7 @@ def test_the_sample_is_read_without_a_failure():
     failed = FailedItems()
     for split in ("Train", "Test"):
         files = find_files(ROOT / "assets" / "sample", split)
-        assert list(files) == list(LANGUAGES)
+        assert list(files) == ["en", "zh", "ja", "fr", "ru", "es"]
         for path in files.values():
             assert len(list(read_questions(path, split, failed))) >= 20
     assert not failed.items

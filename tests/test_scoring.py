@@ -64,6 +64,8 @@ def test_a_word_before_a_full_stop_is_the_same_word():
     assert words("See e.g. pneumonia.\nThen 2.5 mg", "en") == ["see", "e.g", ".", "pneumonia", ".", "then", "2.5", "mg"]
     assert words('He said "pneumonia." Then left.', "en").count("pneumonia") == 1
     assert words("¿Fiebre? ¡Sí!", "es") == ["¿", "fiebre", "?", "¡", "sí", "!"]
+    assert words("هل لديك حمى؟ نعم، سعال.", "ar") == ["هل", "لديك", "حمى", "؟", "نعم", "،", "سعال", "."]
+    assert words("बुखार है। खांसी नहीं।", "hi") == ["बुखार", "है", "।", "खांसी", "नहीं", "।"]
 
 
 def test_forms_of_one_character_give_one_word():
