@@ -6,13 +6,15 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import FailedItems, MissingInputError
@@ -26,6 +28,9 @@ SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".js
 NUM_TEXTS_PER_SHARD = 1000
 MAX_DOCUMENT_BYTES = 256 * 2**20  # a longer line or .txt file is no document; reading it would fill the memory
 MAX_GROUP_ROWS, MAX_GROUP_CHARACTERS = 10_000, 2**24
+MAX_BATCH_ROWS, MAX_BATCH_BYTES = 4096, 2**22
+MAX_PART_BYTES = 256 * 2**20  # a larger Parquet file is several shards, so that processes can share it
+NO_TEXT = "no text"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CODE_BY_NAME = {row.name.lower(): code for code, row in LANGUAGES.items()}
 
@@ -42,28 +47,43 @@ class Document:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+class RowGroups(NamedTuple):
+    """A part of a Parquet file: row groups `first` to `end` (exclusive), the rows before them, their size on disk."""
+
+    first: int
+    end: int
+    num_rows_before: int
+    num_bytes: int
+
+
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work: one file, up to 1,000 .txt files, or one folder saved by `datasets`.
+    """The unit of work: one file, a part of a large Parquet file, up to 1,000 .txt files, or a folder of `datasets`.
 
     Attributes:
         name: unique among the shards found together; names the outputs.
         paths: the files, or the one folder of kind "dataset".
         kind: parquet, jsonl, txt or dataset.
         root: the input folder it was found in; ids of .txt documents are paths below it.
+        row_groups: the part of the file, None for all of it.
     """
 
     name: str
     paths: tuple[Path, ...]
     kind: str
     root: Path
+    row_groups: RowGroups | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells whether the shard's input changed: sizes and times of its files."""
         paths = sorted(self.paths[0].iterdir()) if self.kind == "dataset" else self.paths
         files = [file_identity(path) for path in paths]
         num_bytes = sum(file["num_bytes"] for file in files)
-        return {"name": self.name, "num_files": len(files), "num_bytes": num_bytes, "files": fingerprint(files)}
+        identity = {"name": self.name, "num_files": len(files), "num_bytes": num_bytes, "files": fingerprint(files)}
+        if self.row_groups:
+            part = f"{self.row_groups.first} to {self.row_groups.end}"
+            identity |= {"num_bytes": self.row_groups.num_bytes, "row_groups": part}
+        return identity
 
 
 def find_shards(inputs: Sequence[str | Path]) -> list[Shard]:
@@ -90,10 +110,40 @@ def find_shards(inputs: Sequence[str | Path]) -> list[Shard]:
             wanted=f"{', '.join(SUFFIXES)}, or a folder saved by datasets.save_to_disk",
             todo="give a folder that holds documents to --input",
         )
-    names = [  # texts are named by their folder
-        (root / f"{root.resolve().name}-txt" if kind == "txt" else paths[0], root) for paths, kind, root in found
-    ]
-    return [Shard(name, *rest) for name, rest in zip(unique_names(names, tuple(SUFFIXES)), found, strict=True)]
+    shards: list[Shard] = []
+    named: list[tuple[Path, Path]] = []
+    for paths, kind, root in found:
+        path = root / f"{root.resolve().name}-txt" if kind == "txt" else paths[0]  # texts are named by their folder
+        parts = _parts(path) if kind == "parquet" else [None]
+        for number, part in enumerate(parts, 1):
+            label = path.with_name(f"{path.stem}.part-{number}-of-{len(parts)}{path.suffix}") if part else path
+            named.append((label, root))
+            shards.append(Shard("", paths, kind, root, part))
+    names = unique_names(named, tuple(SUFFIXES))
+    return [replace(shard, name=name) for shard, name in zip(shards, names, strict=True)]
+
+
+def _parts(path: Path) -> list[RowGroups] | list[None]:
+    """The parts of a Parquet file; [None] for one that is not cut."""
+    if path.stat().st_size <= MAX_PART_BYTES:
+        return [None]
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return [None]  # reading it will say what is wrong
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    sizes = [sum(group.column(index).total_compressed_size for index in range(group.num_columns)) for group in groups]
+    parts: list[RowGroups] = []
+    first = num_rows = num_rows_before = num_bytes = 0
+    for index, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        if index > first and num_bytes + size > MAX_PART_BYTES:
+            parts.append(RowGroups(first, index, num_rows_before, num_bytes))
+            first, num_rows_before, num_bytes = index, num_rows, 0
+        num_bytes += size
+        num_rows += group.num_rows
+    if not parts:
+        return [None]
+    return [*parts, RowGroups(first, len(groups), num_rows_before, num_bytes)]
 
 
 def _kind(path: Path) -> str:
@@ -118,11 +168,133 @@ def read_shard(shard: Shard, failed: FailedItems, lang: str | None = None) -> It
         lang: language of the documents that state none.
     """
     reader = {"parquet": _parquet_rows, "jsonl": _json_rows, "txt": _text_rows, "dataset": _dataset_rows}[shard.kind]
-    for where, default_id, row in reader(shard, failed):
+    return _documents(reader(shard, failed), failed, lang)
+
+
+def _documents(rows: Iterable[tuple[str, str, Any]], failed: FailedItems, lang: str | None) -> Iterator[Document]:
+    for where, default_id, row in rows:
         try:
             yield to_document(row, default_id, lang)
         except ValueError as error:
             failed.add(where, str(error))
+
+
+def _file_name(shard: Shard) -> str:
+    """The shard's name without the part of the file, so that ids do not depend on how a file is cut."""
+    return re.sub(r"\.part-\d+-of-\d+", "", shard.name) if shard.row_groups else shard.name
+
+
+def read_batches(shard: Shard, failed: FailedItems, lang: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The documents of `read_shard` as Arrow batches of `SCHEMA`, without nulls.
+
+    The texts of Parquet files stay in Arrow; other columns become Python objects only where they are no plain strings.
+    """
+    if shard.kind != "parquet":
+        yield from _gather(read_shard(shard, failed, lang))
+        return
+    for number, batch in _parquet_batches(shard, failed):
+        columns = _columns_of_batch(shard, number, batch, failed, lang)
+        if columns is None:  # not UTF-8, or no strings: row by row, to tell the good from the bad
+            rows = _rows_of_batch(shard, number, batch)
+            yield from _gather(_documents(rows, failed, lang))
+        elif columns.num_rows:
+            yield columns
+
+
+def _gather(found: Iterable[Document]) -> Iterator[pa.RecordBatch]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for document in found:
+        rows.append(_stored(document))
+        size += len(document.text)
+        if len(rows) >= MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
+            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            rows, size = [], 0
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def _stored(document: Document) -> dict[str, Any]:
+    row = {name: getattr(document, name) for name in COLUMNS[:-1]}
+    return {**row, "meta": _stored_meta(document.meta)}
+
+
+def _stored_meta(meta: dict[str, Any]) -> str:
+    return _clean(json.dumps(meta, ensure_ascii=False, default=str)) if meta else "{}"
+
+
+def _columns_of_batch(
+    shard: Shard, number: int, batch: pa.RecordBatch, failed: FailedItems, lang: str | None
+) -> pa.RecordBatch | None:
+    """What `to_document` does, for all rows of a batch at once; None where it takes a look at each."""
+    names = batch.schema.names
+    texts = batch.column("text")
+    if len(set(names)) < len(names) or not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        return None
+    try:
+        batch.validate(full=True)  # Arrow's readers do not check that strings are UTF-8
+        texts = texts.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
+    numbers = np.arange(number + 1, number + 1 + batch.num_rows)
+    if texts.null_count:
+        missing = pc.is_null(texts).to_numpy(zero_copy_only=False)
+        for row_number in numbers[missing]:
+            failed.add(f"{shard.paths[0]}:{row_number}", NO_TEXT)
+        batch, texts, numbers = batch.filter(pa.array(~missing)), texts.drop_null(), numbers[~missing]
+    size = batch.num_rows
+    default_ids = pa.array(np.strings.add(f"{_file_name(shard)}-", numbers.astype("U")), pa.string())
+    columns = {name: batch.column(name) for name in names}
+    columns.pop("text")
+
+    def first(*wanted: str, default: pa.Array | str = "") -> pa.Array:
+        default = default if isinstance(default, pa.Array) else pa.repeat(pa.scalar(default), size)
+        for name in reversed(wanted):
+            if name in columns:
+                values = _strings(columns[name])
+                default = pc.if_else(pc.fill_null(pc.not_equal(values, ""), False), values, default)
+        for name in wanted:
+            columns.pop(name, None)
+        return _without_nul(default)
+
+    made = {
+        "id": first("id", default=default_ids),
+        "text": _without_nul(texts),
+        "lang": _each_distinct(_code, first("lang", "language", default=lang or "")),
+        "source": first("source"),
+        "licence": first("licence", "license"),
+    }
+    metas = _strings(columns.pop("meta")) if "meta" in columns and pa.types.is_string(batch["meta"].type) else None
+    if columns:
+        rest = pa.RecordBatch.from_arrays([*columns.values()], names=[*columns]).to_pylist()
+        given = metas.to_pylist() if metas is not None else [row.pop("meta", None) for row in rest]
+        stored = [_stored_meta(_meta(meta, row)) for meta, row in zip(given, rest, strict=True)]
+        made["meta"] = pa.array(stored, pa.string())
+    elif metas is None:
+        made["meta"] = pa.repeat(pa.scalar("{}"), size)
+    else:
+        made["meta"] = _each_distinct(lambda meta: _stored_meta(_meta(meta, {})), metas)
+    return pa.RecordBatch.from_arrays([made[name] for name in COLUMNS], schema=SCHEMA)
+
+
+def _strings(values: pa.Array) -> pa.Array:
+    """A column as strings, as `str` writes its values."""
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
+
+
+def _without_nul(values: pa.Array) -> pa.Array:
+    _, offsets, data = values.buffers()
+    used = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1] if len(values) else [0, 0]
+    if data is None or np.frombuffer(data, np.uint8)[used[0] : used[-1]].all():
+        return values
+    return pc.replace_substring(values, "\0", "")
+
+
+def _each_distinct(function: Callable[[Any], str], values: pa.Array) -> pa.Array:
+    encoded = pc.dictionary_encode(values, null_encoding="encode")
+    return pa.array(map(function, encoded.dictionary.to_pylist()), pa.string()).take(encoded.indices)
 
 
 def to_document(row: Any, default_id: str, lang: str | None = None) -> Document:
@@ -136,11 +308,23 @@ def to_document(row: Any, default_id: str, lang: str | None = None) -> Document:
     rest = dict(row)
     text = rest.pop("text", None)
     if not isinstance(text, str):
-        raise ValueError("no text" if text is None else f"text is a {type(text).__name__}, not a string")
+        raise ValueError(NO_TEXT if text is None else f"text is a {type(text).__name__}, not a string")
     values = {name: rest.pop(name, None) for name in ("id", "source")}
     languages = [rest.pop(name, None) for name in ("lang", "language")]
     licences = [rest.pop(name, None) for name in ("licence", "license")]
     meta = rest.pop("meta", None)
+    return Document(
+        id=_clean(_first(values["id"], default_id)),
+        text=_clean(text),
+        lang=_code(_first(*languages, lang)),
+        source=_clean(_first(values["source"])),
+        licence=_clean(_first(*licences)),
+        meta=_meta(meta, rest),
+    )
+
+
+def _meta(meta: Any, rest: dict[str, Any]) -> dict[str, Any]:
+    """A row's `meta`, an object or the JSON text of one, and the columns that are in no other place."""
     if isinstance(meta, str) and meta.startswith("{"):
         try:
             meta = json.loads(meta)
@@ -148,14 +332,7 @@ def to_document(row: Any, default_id: str, lang: str | None = None) -> Document:
             meta = {"meta": meta}
     if meta is not None and not isinstance(meta, dict):
         meta = {"meta": meta}
-    return Document(
-        id=_clean(_first(values["id"], default_id)),
-        text=_clean(text),
-        lang=_code(_first(*languages, lang)),
-        source=_clean(_first(values["source"])),
-        licence=_clean(_first(*licences)),
-        meta={**(meta or {}), **{name: value for name, value in rest.items() if value is not None}},
-    )
+    return {**(meta or {}), **{name: value for name, value in rest.items() if value is not None}}
 
 
 def _first(*values: Any) -> str:
@@ -202,19 +379,33 @@ def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, An
 
 
 def _parquet_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
-    path = shard.paths[0]
-    number = 0
+    for number, batch in _parquet_batches(shard, failed):
+        yield from _rows_of_batch(shard, number, batch)
+
+
+def _parquet_batches(shard: Shard, failed: FailedItems) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batches of a Parquet file as they are, each with the number of rows before it."""
+    path, part = shard.paths[0], shard.row_groups
+    number = part.num_rows_before if part else 0
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, buffer_size=2**20) as file:
             if "text" not in file.schema_arrow.names:
                 failed.add(path, f"no column named text among {', '.join(file.schema_arrow.names)}")
                 return
-            for batch in file.iter_batches(batch_size=256):
-                for row in _batch_rows(batch):
-                    number += 1
-                    yield f"{path}:{number}", f"{shard.name}-{number}", row
+            for index in range(part.first, part.end) if part else range(file.num_row_groups):
+                group = file.metadata.row_group(index)
+                bytes_per_row = group.total_byte_size // max(1, group.num_rows) + 1
+                num_rows = min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // bytes_per_row + 1)
+                for batch in file.iter_batches(num_rows, row_groups=[index], use_threads=False):
+                    yield number, batch
+                    number += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         failed.add(path, f"cannot be read after row {number}: {error}")
+
+
+def _rows_of_batch(shard: Shard, number: int, batch: pa.RecordBatch) -> Iterator[tuple[str, str, Any]]:
+    for row_number, row in enumerate(_batch_rows(batch), number + 1):
+        yield f"{shard.paths[0]}:{row_number}", f"{_file_name(shard)}-{row_number}", row
 
 
 def _batch_rows(batch: pa.RecordBatch) -> list[Any]:
@@ -270,30 +461,51 @@ class DocumentWriter:
         self.schema = pa.schema([*SCHEMA, *extra_columns], metadata=metadata)
         self.num_documents = self.num_characters = 0
         self._rows: list[dict[str, Any]] = []
-        self._pending_characters = 0
+        self._batches: list[pa.RecordBatch] = []
+        self._pending_rows = self._pending_characters = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> DocumentWriter:
         temporary = self._stack.enter_context(atomic_path(self.path))
-        self._file = self._stack.enter_context(pq.ParquetWriter(temporary, self.schema, compression="zstd"))
+        # Texts and ids hardly occur twice: looking for that, and statistics of them, would be a third of the time.
+        options = {"compression": "zstd", "use_dictionary": ["lang", "source", "licence"], "write_statistics": False}
+        self._file = self._stack.enter_context(pq.ParquetWriter(temporary, self.schema, **options))
         return self
 
     def write(self, document: Document, **extra: Any) -> None:
         """Add one document; a row group is written when 10,000 rows or 16 Mi characters have gathered."""
-        meta = _clean(json.dumps(document.meta, ensure_ascii=False, default=str))
-        row = {name: getattr(document, name) for name in COLUMNS[:-1]}
-        self._rows.append({**row, "meta": meta, **extra})
-        self.num_documents += 1
-        self.num_characters += len(document.text)
-        self._pending_characters += len(document.text) + len(meta)
-        if len(self._rows) >= MAX_GROUP_ROWS or self._pending_characters >= MAX_GROUP_CHARACTERS:
-            self._flush()
+        row = _stored(document)
+        self._rows.append({**row, **extra})
+        self._count(1, len(document.text), len(row["meta"]))
 
-    def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
-        self._rows, self._pending_characters = [], 0
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Add documents that are in Arrow already, with the extra columns."""
+        self._move_rows()
+        self._batches.append(batch.select(self.schema.names).cast(self.schema))
+        self._count(batch.num_rows, pc.sum(pc.utf8_length(batch["text"])).as_py() or 0, 0)
+
+    def _count(self, num_documents: int, num_characters: int, others: int) -> None:
+        self.num_documents += num_documents
+        self.num_characters += num_characters
+        self._pending_rows += num_documents
+        self._pending_characters += num_characters + others
+        if self._pending_rows >= MAX_GROUP_ROWS or self._pending_characters >= MAX_GROUP_CHARACTERS:
+            self.flush()
+
+    def _move_rows(self) -> None:
+        if self._rows:
+            self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=self.schema))
+            self._rows = []
+
+    def flush(self) -> None:
+        """Write the rows that have gathered as a row group now, where memory counts more than large groups."""
+        if not self._pending_rows:
+            return
+        self._move_rows()
+        self._file.write_table(pa.Table.from_batches(self._batches, schema=self.schema))
+        self._batches, self._pending_rows, self._pending_characters = [], 0, 0
 
     def __exit__(self, *error: Any) -> bool | None:
-        if error[0] is None and self._rows:
-            self._flush()
+        if error[0] is None:
+            self.flush()
         return self._stack.__exit__(*error)

@@ -1,38 +1,43 @@
 """The medical filter: what is kept and why not, one shard at a time, and the statistics of all shards.
 
 Keyword counts follow MMedC (Qiu et al., 2024, "Towards building multilingual language model for medicine"): a text is
-medical when it has at least MKC different keywords and they cover at least DENS of its characters.
+medical when it has at least MKC different keywords and they cover at least DENS of its characters; our own DENS falls
+with the length (`thresholds`).
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import FailedItems, SettingsError
-from configs.files import fingerprint, read_json, write_json
+from configs.files import fingerprint
 from configs.languages import language
-from configs.records import check_identity
-from data_collection.documents import Document, DocumentWriter, Shard, read_shard
-from data_collection.keywords import KeywordMatcher, Match, read_keywords
+from data_collection.automaton import NUM_CODE_POINTS, count_letters
+from data_collection.detection import MAX_CHARACTERS, MIN_OWN_PROBABILITY, Detector, own_probability
+from data_collection.documents import SCHEMA, DocumentWriter, Shard, read_batches
+from data_collection.jobs import shard_files
+from data_collection.keywords import KeywordMatcher, read_keywords, utf8_buffers
+from data_collection.personal_data import mask
+from data_collection.quality import MIN_LETTERS_SPACED, MIN_LETTERS_UNSPACED, problem, repair
+from data_collection.thresholds import Thresholds
 
-MIN_LETTERS = 20
-# Below this probability of its own language a text is in another one. Measured on real documents (README): a higher
-# bound rejects short Chinese ones, which langdetect half takes for Korean, and catches no more of the others.
-MIN_OWN_PROBABILITY = 0.1
-MAX_DETECTION_CHARACTERS = 5000
 NUM_SOURCES_SHOWN = 200
 REJECTED_COLUMNS = (
     pa.field("reason", pa.string()),
     pa.field("num_keywords", pa.int32()),
     pa.field("density", pa.float32()),
+    pa.field("number", pa.float32()),
 )
 
 
@@ -42,91 +47,112 @@ class FilterRules:
 
     Attributes:
         lang: the language to keep, as a code.
-        min_keywords: MKC.
-        min_density: DENS.
-        language_check: reject texts stated or detected to be in another language.
+        thresholds: how many keywords, and what share of the text in them.
         keywords: file of the keyword list.
+        language_check: reject texts stated or detected to be in another language.
+        language_detector: which detector.
+        quality_check: mend texts, and reject those of no use.
+        mask_personal_data: put marks in place of e-mail addresses, telephone and identity numbers.
     """
 
     lang: str
-    min_keywords: int
-    min_density: float
-    language_check: bool
+    thresholds: Thresholds
     keywords: Path
+    language_check: bool = True
+    language_detector: Detector = "fasttext"
+    quality_check: bool = True
+    mask_personal_data: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The rules with the keywords' content in place of their file name."""
-        shown = {name: getattr(self, name) for name in ("lang", "min_keywords", "min_density", "language_check")}
-        return {**shown, "keywords": fingerprint(read_keywords(self.keywords))}
+        shown = asdict(self)
+        return {**shown.pop("thresholds"), **shown, "keywords": fingerprint(read_keywords(self.keywords))}
+
+    def matcher(self) -> KeywordMatcher:
+        return _matcher(self.keywords, self.lang)
 
 
-@functools.lru_cache(maxsize=4)
-def _matcher(path: Path, spaced: bool) -> KeywordMatcher:
-    return KeywordMatcher(read_keywords(path), spaced)
+@functools.lru_cache(maxsize=2)
+def _matcher(path: Path, lang: str) -> KeywordMatcher:
+    return KeywordMatcher(read_keywords(path), lang)
 
 
-def own_probability(text: str, lang: str) -> float:
-    """How probable langdetect finds it that the text is in `lang`, 0 to 1; 1 when it cannot tell.
+class Verdicts(NamedTuple):
+    """What becomes of each document of a batch.
 
-    The text is lower-cased, since langdetect takes capitals for other languages' abbreviations.
+    Attributes:
+        reason: why it is rejected, "" for those that are kept (object array).
+        num_keywords: MKC, -1 where it was not counted.
+        density: DENS, NaN where it was not counted.
+        number: of the other reasons (letters, probability of the language, shares of repeated text); NaN without one.
+        text: the documents' texts, mended and masked in those that are kept.
     """
-    from langdetect import DetectorFactory, LangDetectException, detect_langs
 
-    DetectorFactory.seed = 0  # langdetect draws at random
-    try:
-        guesses = detect_langs(text[:MAX_DETECTION_CHARACTERS].lower())
-    except LangDetectException:
-        return 1.0
-    return max((guess.prob for guess in guesses if guess.lang.partition("-")[0] == lang), default=0.0)
+    reason: np.ndarray
+    num_keywords: np.ndarray
+    density: np.ndarray
+    number: np.ndarray
+    text: pa.Array
 
 
-def judge(document: Document, rules: FilterRules) -> tuple[str, Match | None]:
-    """The reason to reject a document, "" to keep it, and its keyword numbers where they were counted.
+def judge(documents: pa.RecordBatch, rules: FilterRules) -> Verdicts:
+    """Why to reject each document of a batch of `documents.SCHEMA`, the dear tests only on those that passed the cheap.
 
-    The tests come in the order of their cost: langdetect takes milliseconds, the keywords microseconds.
+    Letters and keywords are counted at hundreds of MB/s; detecting the language takes tenths of a millisecond a
+    document with fastText and milliseconds with langdetect, and quality is judged at some MB/s.
     """
-    if sum(1 for _ in islice(filter(str.isalpha, document.text), MIN_LETTERS)) < MIN_LETTERS:
-        return "too_short", None
-    if rules.language_check and document.lang != rules.lang:
-        return "other_language", None
-    match = _matcher(rules.keywords, language(rules.lang).spaced).match(document.text)
-    if match.num_keywords < rules.min_keywords:
-        return "few_keywords", match
-    if match.density < rules.min_density:
-        return "low_density", match
-    if rules.language_check and own_probability(document.text, rules.lang) < MIN_OWN_PROBABILITY:
-        return "other_language", match
-    return "", match
+    texts = documents["text"]
+    size = documents.num_rows
+    least = MIN_LETTERS_SPACED if language(rules.lang).spaced else MIN_LETTERS_UNSPACED
+    num_letters = np.zeros(size, np.int64)
+    count_letters(*utf8_buffers(texts), _letters(), least, num_letters)
+    long_enough = num_letters >= least
+    reason = np.where(long_enough, "", "too_short").astype(object)
+    number = np.where(long_enough, np.nan, num_letters)
+    if rules.language_check:
+        stated = pc.equal(documents["lang"], rules.lang).to_numpy(zero_copy_only=False)
+        reason[long_enough & ~stated] = "other_language"
+    passed = reason == ""
+    num_keywords, density, num_characters = rules.matcher().match_array(texts, passed)
+    num_keywords[~passed], density[~passed] = -1, np.nan
+    reason[passed & ~rules.thresholds.dense_enough(density, num_characters)] = "low_density"
+    reason[passed & ~rules.thresholds.enough_keywords(num_keywords)] = "few_keywords"
+    changed: dict[int, str] = {}
+    rows = np.flatnonzero(reason == "")
+    if rules.language_check:
+        starts = pc.utf8_slice_codeunits(texts.take(rows), 0, MAX_CHARACTERS[rules.language_detector])
+        for row, start in zip(rows, starts.to_pylist(), strict=True):
+            probability = own_probability(start, rules.lang, rules.language_detector)
+            if probability < MIN_OWN_PROBABILITY[rules.language_detector]:
+                reason[row], number[row] = "other_language", probability
+    if rules.quality_check or rules.mask_personal_data:
+        for row in np.flatnonzero(reason == ""):
+            original = text = texts[row].as_py()
+            if rules.quality_check:
+                text = repair(text)
+                reason[row], share = problem(text, rules.lang)
+                if reason[row]:
+                    number[row] = share
+                    continue
+            if rules.mask_personal_data:
+                text, _ = mask(text)
+            if text is not original and text != original:
+                changed[row] = text
+    if changed:
+        where = np.zeros(size, np.bool_)
+        where[list(changed)] = True
+        texts = pc.replace_with_mask(texts, pa.array(where), pa.array(changed.values(), pa.string()))
+    return Verdicts(reason, num_keywords, density, number, texts)
 
 
-def marker_path(output_dir: Path, shard: Shard) -> Path:
-    """The file whose presence says that the shard is done."""
-    return output_dir / "shards" / f"{shard.name}.json"
+@functools.lru_cache(maxsize=1)
+def _letters() -> np.ndarray:
+    return np.strings.isalpha(np.arange(NUM_CODE_POINTS, dtype=np.uint32).view("<U1"))
 
 
-def shard_files(output_dir: Path, shard: Shard) -> tuple[Path, Path]:
-    """Where the shard's kept and rejected documents are."""
-    return output_dir / "kept" / f"{shard.name}.parquet", output_dir / "rejected" / f"{shard.name}.parquet"
-
-
-def shard_is_done(shard: Shard, output_dir: Path, rules: dict[str, Any]) -> bool:
-    """Whether the shard's output is there, made by the same rules from the same input.
-
-    Raises:
-        SettingsError: it is there but made by other rules or from other input; both are shown.
-    """
-    path = marker_path(output_dir, shard)
-    if not path.exists():
-        return False
-    check_identity(path, read_json(path), {**rules, **shard.identity()})
-    return all(path.exists() for path in shard_files(output_dir, shard))
-
-
-def filter_shard(shard: Shard, output_dir: Path, rules: FilterRules) -> dict[str, Any]:
-    """Write kept/NAME.parquet, rejected/NAME.parquet and, last, the marker shards/NAME.json; return the marker."""
-    identity = {**rules.identity(), **shard.identity()}
-    made_by = {"stage": "filter", "fingerprint": fingerprint(identity)}
-    failed = FailedItems()
+def filter_shard(shard: Shard, failed: FailedItems, output_dir: Path, rules: FilterRules) -> dict[str, Any]:
+    """Write kept/NAME.parquet and rejected/NAME.parquet; return the numbers for the marker."""
+    made_by = {"stage": "filter", "fingerprint": fingerprint({**rules.identity(), **shard.identity()})}
     num_read = 0
     counts: Counter[tuple[str, str, str]] = Counter()  # (reason, source, label): documents
     characters: Counter[str] = Counter()
@@ -135,42 +161,82 @@ def filter_shard(shard: Shard, output_dir: Path, rules: FilterRules) -> dict[str
         DocumentWriter(kept_path, made_by) as kept,
         DocumentWriter(rejected_path, made_by, REJECTED_COLUMNS) as rejected,
     ):
-        for document in read_shard(shard, failed, rules.lang):
-            num_read += 1
-            reason, match = judge(document, rules)
-            counts[reason, document.source, str(document.meta.get("label") or "")] += 1
-            characters[reason] += len(document.text)
-            if reason:
-                numbers = match._asdict() if match else {}
-                rejected.write(document, reason=reason, **numbers)
-            else:
-                kept.write(document)
-    marker = {
-        "fingerprint": fingerprint(identity),
-        "identity": identity,
+        for batch in read_batches(shard, failed, rules.lang):
+            num_read += batch.num_rows
+            verdicts = judge(batch, rules)
+            _count(batch, verdicts.reason, counts, characters)
+            keep = verdicts.reason == ""
+            if keep.any():
+                mended = batch.set_column(SCHEMA.get_field_index("text"), SCHEMA.field("text"), verdicts.text)
+                kept.write_batch(mended.filter(pa.array(keep)))
+            if not keep.all():
+                rejected.write_batch(_with_reasons(batch, verdicts).filter(pa.array(~keep)))
+    return {
         "read": num_read,
         "kept": kept.num_documents,
         "rejected": rejected.num_documents,
         "characters": dict(characters),
         "counts": [[*key, number] for key, number in sorted(counts.items())],
-        "failed": failed.items,
     }
-    write_json(marker_path(output_dir, shard), marker)
-    return marker
 
 
-def merge(shards: list[Shard], output_dir: Path) -> tuple[dict[str, Any], FailedItems]:
+def _with_reasons(batch: pa.RecordBatch, verdicts: Verdicts) -> pa.RecordBatch:
+    counted = verdicts.num_keywords >= 0
+    columns = (
+        verdicts.reason,
+        np.where(counted, verdicts.num_keywords, 0),
+        np.where(counted, verdicts.density, 0),
+        verdicts.number,
+    )
+    absent = (None, ~counted, ~counted, np.isnan(verdicts.number))
+    for field, values, missing in zip(REJECTED_COLUMNS, columns, absent, strict=True):
+        batch = batch.append_column(field, pa.array(values, mask=missing).cast(field.type))
+    return batch
+
+
+def _count(
+    batch: pa.RecordBatch,
+    reason: np.ndarray,
+    counts: Counter[tuple[str, str, str]],
+    characters: Counter[str],
+) -> None:
+    lengths = pc.utf8_length(batch["text"]).to_numpy()
+    for name in set(reason):
+        characters[name] += int(lengths[reason == name].sum())
+    columns = [pa.array(reason, pa.string()), batch["source"], _labels(batch["meta"])]
+    encoded = [column.dictionary_encode() for column in columns]
+    names = [column.dictionary.to_pylist() for column in encoded]
+    sizes = tuple(map(len, names))
+    groups = np.ravel_multi_index([column.indices.to_numpy() for column in encoded], sizes)
+    places, numbers = np.unique(groups, return_counts=True)
+    for *key, number in zip(*np.unravel_index(places, sizes), numbers.tolist(), strict=True):
+        counts[tuple(group[place] for group, place in zip(names, key, strict=True))] += number
+
+
+def _labels(metas: pa.Array) -> pa.Array:
+    """`meta.label` of each document, "" where there is none."""
+    if not pc.any(pc.match_substring(metas, '"label"')).as_py():
+        return pa.repeat(pa.scalar(""), len(metas))
+    encoded = metas.dictionary_encode()
+    labels = [str(json.loads(meta).get("label") or "") for meta in encoded.dictionary.to_pylist()]
+    return pa.array(labels, pa.string()).take(encoded.indices)
+
+
+def summarise(
+    markers: Iterable[tuple[Shard, dict[str, Any]]], output_dir: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The statistics of all shards, checked against the rows that their Parquet files really hold.
 
     Returns:
-        (statistics, failed items of all shards)
+        (what stats.json says, the totals for run.json)
+
+    Raises:
+        SettingsError: an output file does not hold what its marker says.
     """
     total: Counter[str] = Counter()
     characters: Counter[str] = Counter()
     groups: dict[str, dict[str, Counter[str]]] = {"reason": {}, "source": {}, "label": {}}
-    failed = FailedItems()
-    for shard in shards:
-        marker = read_json(marker_path(output_dir, shard))
+    for shard, marker in markers:
         for part, path in zip(("kept", "rejected"), shard_files(output_dir, shard), strict=True):
             num_rows = pq.read_metadata(path).num_rows
             if num_rows != marker[part]:
@@ -179,22 +245,24 @@ def merge(shards: list[Shard], output_dir: Path) -> tuple[dict[str, Any], Failed
                     where=path,
                     found=f"{num_rows} rows",
                     wanted=f"{marker[part]} rows",
-                    todo=f"remove {marker_path(output_dir, shard)}, then the same command",
+                    todo=f"remove {output_dir / 'shards' / shard.name}.json, then the same command",
                 )
             total[part] += num_rows
         total["read"] += marker["read"]
+        total["failed"] += len(marker["failed"])
         characters.update(marker["characters"])
-        failed.items.extend(marker["failed"])
         for reason, source, label, number in marker["counts"]:
             for group, value in (("source", source), ("label", label)):
                 groups[group].setdefault(value, Counter())[reason or "kept"] += number
             groups["reason"].setdefault(reason or "kept", Counter())["documents"] += number
     assert total["read"] == total["kept"] + total["rejected"], total
-    return _statistics(total, characters, groups, len(failed)), failed
+    statistics = _statistics(total, characters, groups)
+    result = {name: statistics[name] for name in ("read", "kept", "rejected", "failed", "rejected_by_reason")}
+    return statistics, {**result, "characters": statistics["characters"]}
 
 
 def _statistics(
-    total: Counter[str], characters: Counter[str], groups: dict[str, dict[str, Counter[str]]], num_failed: int
+    total: Counter[str], characters: Counter[str], groups: dict[str, dict[str, Counter[str]]]
 ) -> dict[str, Any]:
     reasons = {name: count["documents"] for name, count in groups["reason"].items() if name != "kept"}
     shown: dict[str, Any] = {}
@@ -210,10 +278,7 @@ def _statistics(
             rest = sum((count for _, count in largest[NUM_SOURCES_SHOWN:]), Counter())
             shown[f"by_{group}"]["(others)"] = {"read": rest.total(), **dict(sorted(rest.items()))}
     return {
-        "read": total["read"],
-        "kept": total["kept"],
-        "rejected": total["rejected"],
-        "failed": num_failed,
+        **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
         "rejected_by_reason": dict(sorted(reasons.items())),
         "characters": {"read": characters.total(), "kept": characters[""]},
         **shown,

@@ -1,0 +1,108 @@
+"""Show documents with the keywords that match in them, their numbers, and what the filter would do with them.
+
+    python data_collection/preview.py --input FILES_OR_FOLDERS --lang fr [--number 5]
+
+Keywords are coloured on a terminal and in brackets elsewhere.
+"""
+
+import sys
+
+try:
+    from configs.errors import run
+except ModuleNotFoundError:
+    print(
+        "error: the environment is not active\n  what to do: source .venv/bin/activate "
+        "(bash scripts/setup.sh makes it), then the same command",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import FailedItems, SettingsError
+from configs.languages import language
+from configs.settings import parse, setting
+
+
+@dataclass
+class PreviewSettings:
+    """Settings of the preview."""
+
+    input: list[str] = setting(help="files or folders of documents")
+    lang: str = setting(help="language to keep: a code or name of configs/languages.py")
+    number: int = setting(5, help="documents shown")
+    verdict: str = setting("", help="only documents of this verdict: kept, or a reason such as low_density")
+    keywords: Path | None = setting(None, help="keyword list, one a line; none: configs/keywords/LANG.txt")
+
+    def problems(self) -> list[str]:
+        found = [f"number wants 1 or more, found {self.number}"] if self.number < 1 else []
+        try:
+            language(self.lang)
+        except SettingsError as error:
+            found.append(f"lang: {error.what}; there are {error.wanted}")
+        return found
+
+
+def marked(text: str, spans: list[Any], before: str, after: str) -> str:
+    """The text with marks around every stretch that keywords cover; overlapping ones are one stretch."""
+    pieces, reached = [], 0
+    for start, end in _stretches(spans):
+        pieces += [text[reached:start], before, text[start:end], after]
+        reached = end
+    return "".join([*pieces, text[reached:]])
+
+
+def _stretches(spans: list[Any]) -> Iterator[tuple[int, int]]:
+    ordered = sorted((span.start, span.end) for span in spans)
+    while ordered:
+        start, end = ordered.pop(0)
+        while ordered and ordered[0][0] < end:
+            end = max(end, ordered.pop(0)[1])
+        yield start, end
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could make a terminal do things."""
+    return "".join(character if character.isprintable() or character.isspace() else "\ufffd" for character in text)
+
+
+def main() -> int:
+    settings = parse(__doc__, PreviewSettings)[0]
+
+    from data_collection.documents import find_shards, read_batches
+    from data_collection.filtering import FilterRules, judge
+    from data_collection.thresholds import Thresholds
+
+    row = language(settings.lang)
+    rules = FilterRules(row.code, Thresholds.of(row.code), settings.keywords or row.keywords_file)
+    before, after = ("\x1b[1;32m", "\x1b[0m") if sys.stdout.isatty() else ("[", "]")
+    failed = FailedItems()
+    num_shown = 0
+    batches = (batch for shard in find_shards(settings.input) for batch in read_batches(shard, failed, row.code))
+    for documents in (batch.slice(first, 50) for batch in batches for first in range(0, batch.num_rows, 50)):
+        verdicts = judge(documents, rules)
+        counted = rules.matcher().match_array(documents["text"])
+        for index, document in enumerate(documents.to_pylist()):
+            reason = verdicts.reason[index] or "kept"
+            if settings.verdict not in ("", reason):
+                continue
+            num_keywords, density, length = (numbers[index] for numbers in counted)
+            text, spans = rules.matcher().spans(document["text"])
+            print(
+                f"--- {printable(document['id'])}: {reason}; {num_keywords} keywords (at least "
+                f"{rules.thresholds.min_keywords}) covering {density:.1%} (at least "
+                f"{rules.thresholds.least_density(length):.1%})"
+            )
+            print(marked(printable(text), spans, before, after).strip())
+            print(f"keywords: {', '.join(dict.fromkeys(span.keyword for span in spans)) or 'none'}\n")
+            num_shown += 1
+            if num_shown == settings.number:
+                return failed.exit_code
+    return failed.exit_code
+
+
+if __name__ == "__main__":
+    run(main)
