@@ -2,8 +2,9 @@
 
     python data_collection/ocr.py --input FILES_OR_FOLDERS --output_dir DIR --lang zh
 
-Writes kept/NAME.parquet and books/NAME.json for each book, failures.jsonl and run.json. In a Slurm array each task
-takes its share of the books, and the task that ends last writes run.json.
+Writes kept/NAME.parquet and books/NAME.json for each book, failures.jsonl and run.json; while a book is read its pages
+are in pages/NAME.jsonl, from which the same command goes on. In a Slurm array each task takes its share of the books,
+and the task that ends last writes run.json.
 """
 
 import sys
@@ -18,15 +19,16 @@ except ModuleNotFoundError:
     )
     sys.exit(4)
 
+import contextlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import EnvironmentFailure, ExitCode, FailedItems, MissingInputError, SettingsError
 from configs.files import file_identity, fingerprint, read_json
-from configs.languages import language
+from configs.languages import LANGUAGES, language
 from configs.progress import Progress, log
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
@@ -39,17 +41,17 @@ class OcrSettings:
 
     input: list[str] = setting(help="PDF files, or folders of them")
     output_dir: Path = setting(help="folder of the output")
-    lang: str = setting(help="language of the books: a code or name of configs/languages.py")
+    lang: str = setting(help="language of the books: a code or name of configs/languages.py; auto: by each book")
     method: Literal["auto", "text", "ocr"] = setting(
         "auto", help="auto: a page's text layer, Tesseract where there is none or it is garbage; or always one of both"
     )
     dpi: int = setting(300, help="resolution at which pages are drawn for Tesseract")
     num_processes: int | None = setting(None, help="books read at once; none: the CPUs allocated")
+    max_seconds_per_page: float = setting(120, help="a page that takes longer is a failed one")
     max_seconds_per_book: float = setting(10_800, help="a book that takes longer is a failed one")
-    max_gib_per_book: float = setting(4.0, help="a book whose process needs more memory is a failed one")
-    retry_failed: bool = setting(
-        False, help="read those books again that failed or have failed pages, as after raising a limit"
-    )
+    max_gib_per_process: float = setting(4.0, help="a page whose process needs more memory is a failed one")
+    max_megapixels: float = setting(40.0, help="a page that would have more at --dpi is drawn smaller")
+    retry_failed: bool = setting(False, help="read those books and pages again that failed, as after raising a limit")
     source: str = setting("textbooks", help="what the documents' column source says")
     licence: str = setting("", help="what the documents' column licence says")
 
@@ -57,37 +59,47 @@ class OcrSettings:
         found = []
         if not 70 <= self.dpi <= 1200:
             found.append(f"dpi wants 70 to 1200, found {self.dpi}")
-        for name in ("max_seconds_per_book", "max_gib_per_book"):
+        for name in ("max_seconds_per_page", "max_seconds_per_book", "max_gib_per_process", "max_megapixels"):
             if not getattr(self, name) > 0:
                 found.append(f"{name} wants more than 0, found {getattr(self, name)}")
         if self.num_processes is not None and self.num_processes < 1:
             found.append(f"num_processes wants 1 or more, found {self.num_processes}")
         try:
-            language(self.lang)
+            self.lang = self.lang if self.lang == "auto" else language(self.lang).code
         except SettingsError as error:
-            found.append(f"lang: {error.what}; there are {error.wanted}")
+            found.append(f"lang: {error.what}; there are auto, {error.wanted}")
         return found
 
 
-def check_tesseract(model: str) -> None:
-    """Raise EnvironmentFailure unless Tesseract and its model are there. Done first, not on the first scanned page."""
+def tesseract_models(lang: str) -> tuple[str, ...]:
+    """The installed models of Tesseract that may be used; looked at first, not on the first scanned page.
+
+    Raises:
+        EnvironmentFailure: Tesseract or the language's model is not there.
+    """
     import pytesseract
 
-    package = f"tesseract-ocr-{model.replace('_', '-')}"
+    # By "auto" the script is detected first, with the model osd.
+    wanted = ["osd"] if lang == "auto" else [language(lang).tesseract]
+    package = f"tesseract-ocr-{wanted[0].replace('_', '-')}"
     try:
-        models = pytesseract.get_languages()
+        installed = pytesseract.get_languages()
     except pytesseract.TesseractNotFoundError:
         raise EnvironmentFailure(
             "Tesseract is not installed",
             where="PATH",
             todo=f"apt-get install tesseract-ocr {package}; or --method text, which needs none",
         ) from None
-    if model not in models:
+    if wanted[0] not in installed:
         raise EnvironmentFailure(
-            f"Tesseract has no model {model}",
-            found=", ".join(models) or "no models",
+            f"Tesseract has no model {wanted[0]}",
+            found=", ".join(installed) or "no models",
             todo=f"apt-get install {package}; or --method text, which needs none",
         )
+    rows = LANGUAGES.values() if lang == "auto" else [language(lang)]
+    if "jpn" in (row.tesseract for row in rows) and "jpn_vert" not in installed:
+        log.info("pages drawn with lines written downwards will be misread: apt-get install tesseract-ocr-jpn-vert")
+    return tuple(model for row in rows for model in (row.tesseract, f"{row.tesseract}_vert") if model in installed)
 
 
 def find_books(inputs: list[str]) -> list[Any]:
@@ -106,25 +118,43 @@ def find_books(inputs: list[str]) -> list[Any]:
 
 
 def merge(books: list[Any], output_dir: Path) -> tuple[dict[str, Any], FailedItems]:
-    """Totals over the books' records, and the failed books and pages."""
+    """Totals over the books' records, and the failed books and pages. Every page read is accounted for."""
     from data_collection.textbooks import record_path
 
     failed = FailedItems()
     status: Counter[str] = Counter()
+    methods: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     pages: Counter[str] = Counter()
     num_characters = 0
     for book in books:
         record = read_json(record_path(book, output_dir))
         status[record["status"]] += 1
-        pages.update(record.get("meta", {}).get("pages_by_method", {}))
         num_characters += record.get("num_characters", 0)
+        if meta := record.get("meta"):
+            methods.update(meta["pages_by_method"])
+            left_out.update(meta["pages_left_out"])
+            counts = {
+                "kept": len(meta["pages"]),
+                "left_out": len(record["left_out"]),
+                "failed": len(record["failed_pages"]),
+                "without_text": meta["pages_without_text"],
+            }
+            assert meta["num_pages"] == sum(counts.values()), f"{book.path}: {meta['num_pages']} pages, {counts}"
+            pages.update({"read": meta["num_pages"], **counts})
         if record["status"] == "failed":
             failed.add(book.path, record["reason"])
         else:
             for number, reason in record["failed_pages"]:
                 failed.add(f"{book.path}:page {number}", reason)
+    assert len(books) == status["kept"] + status["failed"]
     result = {"books": len(books), "kept": status["kept"], "failed": status["failed"], "characters": num_characters}
-    return {**result, "pages_by_method": dict(sorted(pages.items()))}, failed
+    by = {"pages_by_method": methods, "pages_left_out": left_out}
+    return {
+        **result,
+        "pages": dict(pages),
+        **{name: dict(sorted(counts.items())) for name, counts in by.items()},
+    }, failed
 
 
 def read_all(books: list[Any], rules: Any, output_dir: Path, num_processes: int) -> None:
@@ -142,23 +172,13 @@ def read_all(books: list[Any], rules: Any, output_dir: Path, num_processes: int)
 def main() -> int:
     settings = parse(__doc__, OcrSettings)[0]
     index, count = array_task()
-    row = language(settings.lang)
     books = find_books(settings.input)
-    if settings.method != "text":
-        check_tesseract(row.tesseract)
+    models = () if settings.method == "text" else tesseract_models(settings.lang)
 
-    from data_collection.textbooks import ReadingRules, book_is_done, record_path
+    from data_collection.textbooks import ReadingRules, book_is_done, forget_failures
 
-    rules = ReadingRules(
-        lang=row.code,
-        model=row.tesseract,
-        method=settings.method,
-        dpi=settings.dpi,
-        source=settings.source,
-        licence=settings.licence,
-        max_seconds=settings.max_seconds_per_book,
-        max_gib=settings.max_gib_per_book,
-    )
+    names = {field.name for field in fields(ReadingRules)} - {"models"}
+    rules = ReadingRules(models=models, **{name: getattr(settings, name) for name in names})
     inputs = [{"book": book.name, **file_identity(book.path)} for book in books]
     num_bytes = sum(file["num_bytes"] for file in inputs)
     identity = {**rules.identity(), "inputs": f"{len(books)} PDFs, {num_bytes:,} bytes, {fingerprint(inputs)}"}
@@ -171,11 +191,9 @@ def main() -> int:
     mine = books[index::count]
     if settings.retry_failed:
         for book in mine:
-            path = record_path(book, output_dir)
-            if path.exists() and (read_json(path)["status"] == "failed" or read_json(path)["failed_pages"]):
-                path.unlink()
+            forget_failures(book, output_dir)
     num_processes = settings.num_processes or num_allocated_cpus()
-    log.info(f"ocr: {len(mine)} books, {row.name}, {num_processes} at once, at most {rules.max_seconds:g} s each")
+    log.info(f"ocr: {len(mine)} books, language {rules.lang}, {num_processes} at once")
     if count > 1:
         read_all(mine, rules, output_dir, num_processes)
         if not all(book_is_done(book, rules, output_dir) for book in books):
@@ -185,6 +203,8 @@ def main() -> int:
         read_all(books, rules, output_dir, num_processes)
         result, failed = merge(books, output_dir)
         failed.write(output_dir / "failures.jsonl")
+        with contextlib.suppress(OSError):
+            (output_dir / "pages").rmdir()  # where no page failed, no journal is left
         record.finish("finished", failed_items=len(failed), **result)
     log.info(f"ocr: {result['kept']:,} of {result['books']:,} books became documents")
     print(json.dumps(record.data["result"], ensure_ascii=False))

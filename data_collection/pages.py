@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from data_collection.layout import WIDE_GAP, Box, is_vertical, lines_of, reading_order, rows_of_picture, turned
 from data_collection.paragraphs import BETWEEN_CJK, Line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pypdfium2 import PdfPage
+    from pypdfium2 import PdfBitmap, PdfPage
 
-MAX_PIXELS = 40_000_000  # a sheet of A3 at 300 dpi has 17 million; a poster is drawn smaller instead of filling memory
 FEW_LETTERS = 20
 MIN_CONTRAST = 16  # of 255 greys; less is one colour
-MAX_SECONDS_PER_PAGE = 120  # Tesseract takes 1 to 10 s for a dense page
-_HYPHEN = "\x02"  # PDFium's mark for a hyphen at the end of a line
+SURE = 70.0  # %; a page that Tesseract is less sure of may be written downwards
 # Signs that fonts draw for others: ligatures, and radicals in place of the ideographs that look the same.
 _DRAWN = re.compile("[\ufb00-\ufb06\u2e80-\u2fd5]")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ue000-\uf8ff]")
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])[’ʼ](?=[^\W\d_])")
+NO_FONT = (
+    "its text is drawn as nothing: the PDF embeds no font and this machine has none for it (apt-get install "
+    "fonts-noto-cjk for Chinese and Japanese)"
+)
+NO_PICTURE = "its picture cannot be decoded: it is broken, or needs more memory than --max_gib_per_process"
 
-_LIST_ITEM = re.compile(r"[•·▪◦–—*-]|\(?\w{1,3}[.)．）]\s")
-FAILURES = {
-    "no_font": "its text is drawn as nothing: the PDF embeds no font and this machine has none for it (apt-get install "
-    "fonts-noto-cjk for Chinese and Japanese)",
-    "no_picture": "its picture cannot be decoded: it is broken, or needs more memory than --max_gib_per_book",
-    "timeout": f"Tesseract took more than {MAX_SECONDS_PER_PAGE} s",
-}
+
+@dataclass(frozen=True)
+class PageRules:
+    """How a page is read.
+
+    Attributes:
+        method: auto (its text layer, or Tesseract where there is none or it is garbage), or text or ocr alone.
+        model: Tesseract's model.
+        vertical_model: its model for lines written downwards; "" when there is none.
+        dpi: dots an inch at which a page is drawn for Tesseract.
+        max_megapixels: a larger page is drawn at fewer dots an inch.
+    """
+
+    method: str
+    model: str
+    vertical_model: str
+    dpi: int
+    max_megapixels: float
 
 
 @dataclass
@@ -37,52 +53,40 @@ class Page:
     """What was read of one page.
 
     Attributes:
-        method: "text" (layer), "ocr", "blank" (nothing on it), or why it could not be read: a key of `FAILURES`.
+        method: "text" (layer), "ocr", "blank" (nothing on it) or "failed".
         lines: in reading order.
-        confidences: Tesseract's (characters, confidence in %) of each word.
+        confidence: Tesseract's, in %, over the characters; None for a text layer.
+        reason: why it failed.
     """
 
     method: str
     lines: list[Line] = field(default_factory=list)
-    confidences: list[tuple[int, float]] = field(default_factory=list)
+    confidence: float | None = None
+    reason: str = ""
 
     @property
     def num_letters(self) -> int:
         return sum(character.isalnum() for line in self.lines for character in line.text)
 
+    def row(self) -> dict[str, Any]:
+        """The page as JSON-able values, for a journal."""
+        return asdict(self)
 
-@dataclass
-class _Box:
-    """Where a line stands, in points or any unit, y growing downwards."""
-
-    text: str
-    left: float
-    right: float
-    top: float
-    bottom: float
-    hyphen: bool
-
-    @property
-    def height(self) -> float:
-        return max(self.bottom - self.top, 0.1)
+    @staticmethod
+    def from_row(row: dict[str, Any]) -> Page:
+        return Page(row["method"], [Line(**line) for line in row["lines"]], row["confidence"], row["reason"])
 
 
-def read_page(page: PdfPage, method: str, model: str, dpi: int) -> Page:
+def read_page(page: PdfPage, rules: PageRules) -> Page:
     """Read a page by its text layer, or by Tesseract where the layer is empty or garbage.
 
     Garbage: under half of the visible characters are letters or digits, as when a font maps its signs to nothing
     (MMedC's rule for whole books, here by page); or nearly no text while the page has pictures.
-
-    Args:
-        page: the page.
-        method: "auto", or "text" or "ocr" to force one.
-        model: name of Tesseract's language model.
-        dpi: resolution at which the page is drawn for Tesseract.
     """
-    layer = Page("text", text_layer(page)) if method != "ocr" else Page("text")
-    if method == "text" or (method == "auto" and not _needs_ocr(page, layer)):
+    layer = Page("text", text_layer(page)) if rules.method != "ocr" else Page("text")
+    if rules.method == "text" or (rules.method == "auto" and not _needs_ocr(page, layer)):
         return layer if layer.lines else Page("blank")
-    seen = ocr(page, model, dpi)
+    seen = ocr(page, rules)
     # A page of one printed line and a photograph comes here as well, and its layer may be the better one.
     return layer if layer.num_letters > seen.num_letters and not is_garbage(layer) else seen
 
@@ -104,99 +108,134 @@ def _needs_ocr(page: PdfPage, layer: Page) -> bool:
 
 
 def text_layer(page: PdfPage) -> list[Line]:
-    """The text layer as lines, in the order in which the PDF draws them."""
+    """The text layer as lines in reading order."""
     boxes = _boxes(page)
-    pairs = list(pairwise(boxes))
-    # From line to line inside a paragraph: the page's most common distance, in heights of a line.
-    leadings = sorted(ratio for before, line in pairs if 0.5 < (ratio := (line.top - before.top) / before.height) < 3)
-    leading = leadings[len(leadings) // 2] if leadings else 1.2
-    joined = [_continues(before, line, boxes, leading) for before, line in pairs]
-    return [Line(box.text, not joins, box.hyphen) for box, joins in zip(boxes, [False, *joined], strict=False)]
+    if is_vertical(boxes):
+        boxes = turned(boxes)
+    return lines_of(reading_order(boxes))
 
 
-def _boxes(page: PdfPage) -> list[_Box]:
+def _boxes(page: PdfPage) -> list[Box]:
     import pypdfium2.raw as pdfium
 
     text_page = page.get_textpage()
     codes = [pdfium.FPDFText_GetUnicode(text_page, index) for index in range(text_page.count_chars())]
-    boxes: list[_Box] = []
+    num_turns = page.get_rotation() // 90
+
+    def box_of(first: int, last: int) -> Box:
+        """The box of the characters from `first` to `last`, by these two."""
+        boxes = [text_page.get_charbox(index, loose=True) for index in (first, last)]
+        left, bottom, right, top = (
+            f(pair) for f, pair in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
+        )
+        for _ in range(num_turns):  # boxes are those of the page before it is turned
+            left, bottom, right, top = bottom, -right, top, -left
+        return Box(clean("".join(map(chr, codes[first : last + 1]))), left, right, -top, -bottom)
+
+    found: list[Box] = []
     start = 0
     for end, code in enumerate([*codes, 10]):
-        if code not in (10, 13, 2):  # line feed, carriage return, _HYPHEN
+        if code not in (10, 13, 2):  # line feed, carriage return, and PDFium's mark for a hyphen at a line's end
             continue
-        visible = [index for index in range(start, end) if codes[index] > 32 and codes[index] != 160]
-        text = clean("".join(map(chr, codes[start:end])))
+        words = _words(codes, start, end)
         start = end + 1
-        if not visible or not text:
+        if not words:
             continue
-        first, last = (text_page.get_charbox(index, loose=True) for index in (visible[0], visible[-1]))
-        left, bottom, right, top = (f(a, b) for f, a, b in zip((min, min, max, max), first, last, strict=True))
-        for _ in range(page.get_rotation() // 90):  # boxes are those of the page before it is turned
-            left, bottom, right, top = bottom, -right, top, -left
-        boxes.append(_Box(text, left, right, -top, -bottom, code == 2))
-    return boxes
+        line = box_of(words[0][0], words[-1][1])
+        if not line.text:
+            continue
+        line.hyphen = code == 2
+        cells = [words[0]]
+        edges = [box_of(*word) for word in words] if len(words) > 1 else []
+        for before, word, (first, last) in zip(edges, edges[1:], words[1:], strict=False):
+            if word.left - before.right > WIDE_GAP * line.height:
+                cells.append((first, last))
+            else:
+                cells[-1] = (cells[-1][0], last)
+        if len(cells) > 1:
+            line.cells = [cell for pair in cells if (cell := box_of(*pair)).text]
+            line.cells[-1].hyphen = line.hyphen
+        found.append(line)
+    return found
+
+
+def _words(codes: list[int], start: int, end: int) -> list[tuple[int, int]]:
+    """The (first, last) of each run of visible characters."""
+    words: list[tuple[int, int]] = []
+    for index in range(start, end):
+        if codes[index] <= 32 or codes[index] == 160:
+            continue
+        if words and words[-1][1] == index - 1:
+            words[-1] = (words[-1][0], index)
+        else:
+            words.append((index, index))
+    return words
 
 
 def clean(text: str) -> str:
-    """Join surrogate pairs, put ligatures and radicals in their plain form, drop what cannot be printed."""
+    """Join surrogate pairs, put ligatures, radicals and apostrophes in their plain form, drop the unprintable."""
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _DRAWN.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    return unicodedata.normalize("NFC", _UNPRINTABLE.sub("", text)).strip()
+    return unicodedata.normalize("NFC", _APOSTROPHE.sub("'", _UNPRINTABLE.sub("", text))).strip()
 
 
-def _continues(before: _Box, line: _Box, boxes: list[_Box], leading: float) -> bool:
-    """Whether `line` goes on with the paragraph of `before`: by their places and the right edge of their column."""
-    if before.hyphen:
-        return True
-    height = min(before.height, line.height)
-    if max(before.height, line.height) > 1.25 * height:  # a heading
-        return False
-    ends = before.text.rstrip("\"'”’»)）」』")[-1:] in ".!?:;。！？：；…"
-    if line.top < before.top - height:  # the next column
-        return not ends and line.text[:1].islower()
-    if not 0.3 * height < line.top - before.top < 1.25 * leading * before.height:  # beside it, or after a gap
-        return False
-    if min(_share_of_letters(before.text), _share_of_letters(line.text)) < 0.6:  # rows of a table
-        return False
-    column = sorted(box.right for box in boxes if abs(box.left - before.left) < 3 * height)
-    edge = column[int(0.9 * (len(column) - 1))]
-    if before.right < edge - 0.15 * (edge - before.left):
-        return False
-    indented = line.left > before.left + 0.8 * height
-    return not (ends and (indented or _LIST_ITEM.match(line.text)))
+def draw(page: PdfPage, dpi: int, max_megapixels: float) -> Image:
+    """The page as a picture in colour: PDFium's own grey loses lines of text that Tesseract can read."""
+    return _draw(page, dpi, max_megapixels)[0].to_pil()
 
 
-def _share_of_letters(text: str) -> float:
-    visible = [character for character in text if not character.isspace()]
-    return sum(character.isalpha() for character in visible) / max(1, len(visible))
+def _draw(page: PdfPage, dpi: int, max_megapixels: float) -> tuple[PdfBitmap, float]:
+    """(the picture, the dots an inch it really has)."""
+    width, height = page.get_size()  # points, 72 to the inch
+    scale = min(dpi / 72, (max_megapixels * 1e6 / max(1.0, width * height)) ** 0.5)
+    return page.render(scale=scale), scale * 72
 
 
-def ocr(page: PdfPage, model: str, dpi: int) -> Page:
-    """Draw the page in grey and let Tesseract read it."""
+def ocr(page: PdfPage, rules: PageRules) -> Page:
+    """Draw the page and let Tesseract read it, across, and downwards where it is not sure of that."""
+    bitmap, dpi = _draw(page, rules.dpi, rules.max_megapixels)
+    image = bitmap.to_pil()
+    grey = image.convert("L")
+    darkest, lightest = grey.getextrema()
+    if lightest - darkest < MIN_CONTRAST:
+        reason = _why_blank(page)
+        return Page("failed", reason=reason) if reason else Page("blank")
+    if _share_drawn(page, grey, bitmap.get_posconv(page)) < 0.8:  # 0.96 and more on 48 real pages with their fonts
+        return Page("failed", reason=NO_FONT)
+    if _is_grey(image):
+        image = grey  # a third of the bytes, for a sixth of Tesseract's time
+    image.format = "PPM"  # how it is handed to Tesseract: packing it as PNG takes longer than drawing it
+    seen = _tesseract(image, rules.model, dpi)
+    if rules.vertical_model and (seen.confidence or 0.0) < SURE:
+        downwards = _tesseract(image, rules.vertical_model, dpi, downwards=True)
+        if (downwards.confidence or 0.0) > (seen.confidence or 0.0):
+            return downwards
+    return seen
+
+
+def _is_grey(image: Image) -> bool:
+    from PIL import ImageChops
+
+    red, green, blue = image.split()
+    return not ImageChops.difference(red, green).getbbox() and not ImageChops.difference(green, blue).getbbox()
+
+
+def words_of_picture(image: Image, models: Sequence[str]) -> str:
+    """What Tesseract reads with several models at once, quickly: for telling the language."""
     import pytesseract
 
-    width, height = page.get_size()  # points, 72 to the inch
-    scale = min(dpi / 72, (MAX_PIXELS / max(1.0, width * height)) ** 0.5)
-    bitmap = page.render(scale=scale, grayscale=True)
-    image = bitmap.to_pil()
-    darkest, lightest = image.getextrema()
-    if lightest - darkest < MIN_CONTRAST:
-        return Page(_why_blank(page))
-    if _share_drawn(page, image, bitmap.get_posconv(page)) < 0.8:  # 0.96 and more on 48 real pages with their fonts
-        return Page("no_font")
+    return pytesseract.image_to_string(image, lang="+".join(models))
+
+
+def _tesseract(image: Image, model: str, dpi: float, downwards: bool = False) -> Page:
+    import pytesseract
+
+    config = f"--dpi {max(70, round(dpi))}"
     try:
-        table = pytesseract.image_to_data(
-            image,
-            lang=model,
-            config=f"--dpi {max(70, round(scale * 72))}",
-            timeout=MAX_SECONDS_PER_PAGE,
-            output_type=pytesseract.Output.DICT,
-        )
-    except RuntimeError as error:  # pytesseract's own way to say so
-        if "timeout" not in str(error):
-            raise
-        return Page("timeout")
-    return _words_to_page(table)
+        table = pytesseract.image_to_data(image, lang=model, config=config, output_type=pytesseract.Output.DICT)
+    except pytesseract.TesseractError as error:
+        return Page("failed", reason=f"Tesseract ended with an error: {str(error.message).strip()[:200]}")
+    return page_of_words(table, downwards)
 
 
 def _share_drawn(page: PdfPage, image: Image, position: Any) -> float:
@@ -227,7 +266,7 @@ def _character_boxes(page: PdfPage) -> list[tuple[float, float, float, float]]:
 
 
 def _why_blank(page: PdfPage) -> str:
-    """Why a page is drawn in one colour. PDFium leaves out, without an error, what it cannot draw."""
+    """Why a page is drawn in one colour; "" when nothing is on it. PDFium leaves out silently what it cannot draw."""
     from pypdfium2 import PdfiumError
     from pypdfium2.raw import FPDF_PAGEOBJ_IMAGE, FPDF_PAGEOBJ_TEXT
 
@@ -235,28 +274,38 @@ def _why_blank(page: PdfPage) -> str:
         for picture in page.get_objects(filter=[FPDF_PAGEOBJ_IMAGE], max_depth=5):
             pixels = picture.get_bitmap().to_numpy()  # (height, width, channels) or (height, width)
             if int((pixels.max(axis=(0, 1)) - pixels.min(axis=(0, 1))).max()) >= MIN_CONTRAST:
-                return "no_picture"
+                return NO_PICTURE
     except PdfiumError:
-        return "no_picture"
-    return "no_font" if next(iter(page.get_objects(filter=[FPDF_PAGEOBJ_TEXT], max_depth=5)), None) else "blank"
+        return NO_PICTURE
+    return NO_FONT if next(iter(page.get_objects(filter=[FPDF_PAGEOBJ_TEXT], max_depth=5)), None) else ""
 
 
-def _words_to_page(table: dict[str, list[Any]]) -> Page:
-    """Tesseract's table of words as lines; a line starts a paragraph where Tesseract's paragraph changes."""
-    page = Page("ocr")
+def page_of_words(table: dict[str, list[Any]], downwards: bool = False) -> Page:
+    """Tesseract's table of words as a page."""
+    lines: list[list[tuple[str, tuple[float, float, float, float]]]] = []
+    starts: list[bool] = []
     place: tuple[int, ...] = ()
-    for block, paragraph, line, confidence, word in zip(
-        table["block_num"], table["par_num"], table["line_num"], table["conf"], table["text"], strict=True
-    ):
-        word = clean(word)
+    num_characters, total = 0, 0.0
+    for index, word in enumerate(map(clean, table["text"])):
         if not word:
             continue
-        if (block, paragraph, line) != place:
-            page.lines.append(Line(word, starts=(block, paragraph) != place[:2]))
-            place = (block, paragraph, line)
-        else:
-            page.lines[-1].text += f" {word}"
-        page.confidences.append((len(word), float(confidence)))
-    for line in page.lines:  # Tesseract parts Chinese and Japanese words by spaces
-        line.text = BETWEEN_CJK.sub("", line.text)
-    return page
+        here = tuple(table[name][index] for name in ("block_num", "par_num", "line_num"))
+        if here != place:
+            lines.append([])
+            starts.append(here[:2] != place[:2])
+            place = here
+        left, top, width, height = (table[name][index] for name in ("left", "top", "width", "height"))
+        lines[-1].append((word, (left, left + width, top, top + height)))
+        num_characters += len(word)
+        total += len(word) * float(table["conf"][index])
+    boxes = []
+    for line in lines:
+        left, right, top, bottom = zip(*(box for _, box in line), strict=True)
+        # Tesseract parts Chinese and Japanese words by spaces.
+        text = BETWEEN_CJK.sub("", " ".join(word for word, _ in line))
+        boxes.append(Box(text, min(left), max(right), min(top), max(bottom)))
+    if downwards:
+        found = [Line(box.text, start) for box, start in zip(boxes, starts, strict=True)]
+    else:
+        found = rows_of_picture(boxes, starts)
+    return Page("ocr", found, round(total / num_characters, 1) if num_characters else None)

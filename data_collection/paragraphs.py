@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 NUM_EDGE_LINES = 3  # headers and footers have up to three lines
+NUM_NEAR_PAGES = 10
 _CJK = "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) +(?=[{_CJK}])")
-_CJK_ENDS = re.compile(f"[{_CJK}]")
+IS_CJK = re.compile(f"[{_CJK}]")
 _PAGE_NUMBER = re.compile(
     r"\W*(?:page|seite|p\.|стр\.?|página|第)?\s*(?:\d{1,4}|[ivxlc]{1,7})\s*(?:(?:/|of|de|sur|из|共)\s*\d{1,4})?\s*[页頁]?\W*",
     re.IGNORECASE,
@@ -29,18 +30,23 @@ def drop_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
     """Drop page numbers and running heads and feet.
 
     A line is dropped when it stands among the first or last three of its page and the same line, digits aside, does so
-    on at least three pages and 2 % of them; or when it is the first or last and nothing but a page number.
+    on two others of the ten pages before it and the ten after it (heads change with the chapter); or when it is the
+    first or last and nothing but a page number.
     """
-    seen: Counter[str] = Counter()
-    for lines in pages:
-        seen.update({_shape(lines[place].text) for place in _edges(lines)})
-    enough = max(3, 0.02 * len(pages))
+    shapes = [{_shape(lines[place].text) for place in _edges(lines)} for lines in pages]
+    near: Counter[str] = Counter()
+    for page_shapes in shapes[: NUM_NEAR_PAGES + 1]:
+        near.update(page_shapes)
     kept = []
-    for lines in pages:
-        dropped = {place for place in _edges(lines) if seen[_shape(lines[place].text)] >= enough}
+    for number, lines in enumerate(pages):
+        dropped = {place for place in _edges(lines) if near[_shape(lines[place].text)] >= 3}
         ends = {0, len(lines) - 1} if lines else set()
         dropped |= {place for place in ends if _is_page_number(lines[place].text)}
         kept.append(_without(lines, dropped))
+        if number >= NUM_NEAR_PAGES:
+            near.subtract(shapes[number - NUM_NEAR_PAGES])
+        if number + NUM_NEAR_PAGES + 1 < len(pages):
+            near.update(shapes[number + NUM_NEAR_PAGES + 1])
     return kept
 
 
@@ -91,13 +97,12 @@ def _join(before: str, text: str, hyphen: bool, compounds: set[str]) -> str:
         first, second = re.search(r"\w*$", before), re.match(r"\w*", text)
         compound = f"{first[0]}-{second[0]}".lower() if first and second else ""
         return f"{before}-{text}" if compound in compounds or text[:1].isupper() else before + text
-    if _CJK_ENDS.match(before[-1:]) and _CJK_ENDS.match(text[:1]):
+    if IS_CJK.match(before[-1:]) and IS_CJK.match(text[:1]):
         return before + text
     return f"{before} {text}"
 
 
-def book_text(pages: list[list[Line]]) -> str:
-    """The text of a book: pages parted by blank lines."""
-    kept = drop_running_lines(pages)
-    compounds = {word.lower() for lines in kept for line in lines for word in re.findall(r"\w+-\w+", line.text)}
-    return "\n\n".join(text for lines in kept if (text := join_lines(lines, compounds)))
+def page_texts(pages: list[list[Line]]) -> list[str]:
+    """The text of each page, when running lines are dropped."""
+    compounds = {word.lower() for lines in pages for line in lines for word in re.findall(r"\w+-\w+", line.text)}
+    return [join_lines(lines, compounds) for lines in pages]

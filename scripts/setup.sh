@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(tesseract-ocr tesseract-ocr-eng tesseract-ocr-fra tesseract-ocr-spa tesseract-ocr-rus tesseract-ocr-jpn
-  tesseract-ocr-chi-sim fonts-noto-cjk g++)
+  tesseract-ocr-jpn-vert tesseract-ocr-chi-sim tesseract-ocr-osd fonts-noto-cjk g++)
 [[ ${1:-} != --slurm ]] || packages+=(slurmctld slurmd slurm-client munge iproute2)
 
 missing=()

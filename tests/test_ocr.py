@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_collection.pages import clean
-from data_collection.paragraphs import Line, book_text, drop_running_lines, join_lines
+from data_collection.paragraphs import Line, drop_running_lines, join_lines, page_texts
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "pdf"
@@ -95,9 +95,9 @@ def test_page_numbers_and_running_heads_go_and_nothing_else():
         ]
         for n, word in enumerate(["one", "two", "three", "four"], 11)
     ]
-    assert book_text(pages) == "\n\n".join(
+    assert page_texts(drop_running_lines(pages)) == [
         f"Text {w} of the page goes on {w}." for w in ["one", "two", "three", "four"]
-    )
+    ]
     short = [[Line("Ischaemia", True), Line("of the heart", False), Line("Page 4 of 5", True)], [Line("Second", True)]]
     assert [[line.text for line in page] for page in drop_running_lines(short)] == [
         ["Ischaemia", "of the heart"],
@@ -211,7 +211,7 @@ def test_limits_of_time_and_memory_fail_the_book_alone(tmp_path):
     pdfs.mkdir()
     shutil.copy(HOSTILE / "enormous.pdf", pdfs)
     shutil.copy(HOSTILE / "not_encrypted.pdf", pdfs)
-    small = run_ocr("--input", pdfs, "--output_dir", tmp_path / "a", "--lang", "en", "--max_gib_per_book", 0.6)
+    small = run_ocr("--input", pdfs, "--output_dir", tmp_path / "a", "--lang", "en", "--max_gib_per_process", 0.6)
     assert small.returncode == 5 and set(documents(tmp_path / "a")) == {"not_encrypted"}, small.stderr
     assert re.search("memory|GiB", records(tmp_path / "a")["enormous"]["reason"])
     late = run_ocr("--input", pdfs, "--output_dir", tmp_path / "b", "--lang", "en", "--max_seconds_per_book", 0.01)
@@ -292,6 +292,108 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
     assert documents(tmp_path / "out") == documents(tmp_path / "whole")
     results = [json.loads((tmp_path / name / "run.json").read_text())["result"] for name in ("out", "whole")]
     assert results[0] == results[1]
+
+
+@needs_tesseract
+def test_killed_in_a_book_it_goes_on_at_the_page(tmp_path):
+    arguments = ("--input", SAMPLE / "pages" / "zh", "--lang", "zh", "--output_dir")
+    process = subprocess.Popen(command(*arguments, tmp_path / "out"), stderr=subprocess.DEVNULL)
+    journal = tmp_path / "out" / "pages" / "kidney.jsonl"
+    deadline = time.monotonic() + 200
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # the book's process sees that it is alone, and ends
+    rows = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert 2 <= len(rows) < 4 and not records(tmp_path / "out")
+    # The first page gets a mark, by which to see that it is not read again; a last row is cut.
+    journal.write_text(rows[0] + rows[1].replace("\u80be", "\u9f98") + "".join(rows[2:]) + '{"page"', encoding="utf-8")
+    assert run_ocr(*arguments, tmp_path / "out").returncode == 0
+    assert run_ocr(*arguments, tmp_path / "whole").returncode == 0
+    (marked,), (whole,) = documents(tmp_path / "out").values(), documents(tmp_path / "whole").values()
+    assert "\u9f98" in marked["text"]
+    assert marked["text"].replace("\u9f98", "\u80be") == whole["text"] and marked["meta"] == whole["meta"]
+    assert not journal.exists()
+
+
+FAKE_TESSERACT = r"""#!/bin/sh
+case "$*" in *--version*|*--list-langs*) exec REAL "$@";; esac
+echo call >> CALLS
+n=$(wc -l < CALLS)
+case "$n" in
+  2) sleep 1000;;
+  3) kill -9 $PPID; sleep 1000;;
+  4) echo no >&2; exit 3;;
+esac
+printf 'level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n' > "$2.tsv"
+word=$(echo zero one two three four five six seven eight | cut -d ' ' -f $((n + 1)))
+printf '5\t1\t1\t1\t1\t1\t10\t10\t90\t20\t91\t%s\n' "$word" >> "$2.tsv"
+"""
+
+
+@needs_tesseract
+def test_a_page_that_hangs_or_crashes_fails_alone_and_is_read_again_when_asked(tmp_path):
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(tmp_path / "x.pdf"), pagesize=(200, 200))
+    for _ in range(5):
+        canvas.rect(20, 20, 50, 50, fill=1)
+        canvas.showPage()
+    canvas.save()
+    (tmp_path / "bin").mkdir()
+    calls, fake = tmp_path / "calls", tmp_path / "bin" / "tesseract"
+    fake.write_text(FAKE_TESSERACT.replace("REAL", shutil.which("tesseract")).replace("CALLS", str(calls)))
+    fake.chmod(0o755)
+    env = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    arguments = ("--input", tmp_path / "x.pdf", "--output_dir", tmp_path / "out", "--lang", "en", "--method", "ocr")
+    done = run_ocr(*arguments, "--max_seconds_per_page", 4, env=env)
+    assert done.returncode == 5, done.stderr
+    assert documents(tmp_path / "out")["x"]["text"] == "one\n\nfive"
+    failed = dict(records(tmp_path / "out")["x"]["failed_pages"])
+    assert set(failed) == {2, 3, 4}
+    assert "more than 4 s" in failed[2] and "SIGKILL" in failed[3] and "error: no" in failed[4]
+    listed = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["where"].rpartition(":")[2] for line in listed] == ["page 2", "page 3", "page 4"]
+    again = run_ocr(*arguments, "--retry_failed", env=env)
+    assert again.returncode == 0, again.stderr
+    book = documents(tmp_path / "out")["x"]
+    assert book["text"] == "one\n\nsix\n\nseven\n\neight\n\nfive"  # only the three were read
+    pages = json.loads(book["meta"])["pages"]
+    assert [book["text"][page["start"] : page["end"]] for page in pages] == book["text"].split("\n\n")
+    assert [(page["page"], page["confidence"]) for page in pages] == [(number, 91) for number in range(1, 6)]
+    assert not (tmp_path / "out" / "pages").exists()
+
+
+def test_a_long_book_passes_through_several_processes_and_leaves_its_contents_out(tmp_path):
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(tmp_path / "x.pdf"), pagesize=(300, 300))
+    for number in range(1, 231):
+        if number == 3:
+            for line in range(12):
+                canvas.drawString(20, 280 - 20 * line, f"Chapter {line} of the book .......... {line * 18 + 4}")
+        else:
+            name = "".join("abcdefghij"[int(digit)] for digit in str(number))
+            for line in range(8):
+                canvas.drawString(20, 280 - 20 * line, f"This line number {line} is on the page {name}.")
+            if number > 5:
+                canvas.drawString(20, 10, "The running foot of the book")
+        canvas.showPage()
+    canvas.save()
+    arguments = ("--input", tmp_path / "x.pdf", "--output_dir", tmp_path / "out", "--lang", "auto", "--method", "text")
+    done = run_ocr(*arguments)
+    assert done.returncode == 0, done.stderr
+    book, record = documents(tmp_path / "out")["x"], records(tmp_path / "out")["x"]
+    assert book["lang"] == "en" and record["left_out"] == [[3, "contents"]]
+    assert record["meta"]["pages_left_out"] == {"contents": 1}
+    pages = json.loads(book["meta"])["pages"]
+    assert [page["page"] for page in pages] == [number for number in range(1, 231) if number != 3]
+    for page in pages:
+        text = book["text"][page["start"] : page["end"]]
+        name = "".join("abcdefghij"[int(digit)] for digit in str(page["page"]))
+        assert text.count("This line number") == text.count(f"the page {name}.") == 8 and "running foot" not in text
 
 
 def test_an_array_does_what_one_task_does(tmp_path):
