@@ -1,0 +1,628 @@
+"""Duplicates: the stages that find equal and nearly equal documents and remove all but one.
+
+1. signatures, shard by shard: a text's shingles, the hash of its normalised form, and the hashes of its bands.
+2. clusters: equal hashes of texts are exact duplicates; equal hashes of bands are candidate pairs, whose exact Jaccard
+   similarity decides. Hashes are read in ranges that fit in memory ("partitions"), pairs are merged from sorted runs.
+3. remove, shard by shard: documents with a better duplicate go to rejected/.
+
+The better of two documents is the longer one (normalised characters), of equally long ones that with the lesser hash
+of source and id: nothing of it depends on the shards. From the best document to the worst, each is removed when a
+document that was kept is at least `min_similarity` similar. So every removed document has a kept twin, which joining
+whole chains of similar documents would not promise.
+
+What grows with the number of documents and lies in memory: one bit a document, and 20 bytes a near duplicate.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import FailedItems, MissingInputError, SettingsError
+from configs.files import atomic_open, fingerprint, read_json, write_json
+from configs.languages import LANGUAGES
+from configs.progress import Progress
+from data_collection.documents import Document, DocumentWriter, Shard, read_shard
+from data_collection.jobs import ShardJob, shard_files
+
+DOCUMENT = np.dtype([("shingles", "<u8"), ("id", "<u8"), ("num_shingles", "<u4"), ("num_id_bytes", "<u4")])
+EXACT = np.dtype([("hash", "<u8"), ("check", "<u8"), ("priority", "<u8"), ("row", "<u4")])
+BAND = np.dtype([("hash", "<u8"), ("priority", "<u8"), ("row", "<u4")])
+# A candidate pair: documents are numbered through all shards, and `kept` is the better one.
+PAIR = np.dtype([("priority", "<u8"), ("document", "<u8"), ("kept_priority", "<u8"), ("kept", "<u8")])
+NUM_ROWS_PER_RUN = 1 << 14
+NUM_RECORDS_PER_PARTITION = 1 << 20
+NUM_RECORDS_PER_SLICE = 1 << 15  # of a partition, of which pairs are made at once
+# A band that very many documents share (a licence text, a menu) says little, and all its pairs would be millions.
+MAX_PAIRS_PER_MEMBER = 16
+NUM_MERGED_RECORDS = 1 << 18
+NUM_OPEN_FILES = 128
+HASH_RANGE = 1 << 64
+REJECTED_COLUMNS = (
+    pa.field("reason", pa.string()),
+    pa.field("duplicate_of", pa.string()),
+    pa.field("duplicate_of_shard", pa.string()),
+    pa.field("similarity", pa.float32()),
+)
+NUM_SOURCES_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the stages keep their files below OUTPUT; `work` can be removed when the output is there."""
+
+    output_dir: Path
+
+    @property
+    def signatures(self) -> Path:
+        return self.output_dir / "work" / "signatures"
+
+    @property
+    def copies(self) -> Path:
+        return self.output_dir / "work" / "copies"
+
+    @property
+    def pairs(self) -> Path:
+        return self.output_dir / "work" / "pairs"
+
+    @property
+    def clusters(self) -> Path:
+        return self.output_dir / "work" / "clusters"
+
+    def signature_files(self, name: str) -> dict[str, Path]:
+        kinds = ("documents", "ids", "shingles", "exact", "bands")
+        return {kind: self.signatures / f"{name}.{kind}" for kind in kinds}
+
+
+# --- signatures
+
+
+def priority(document: Document, length: int) -> int:
+    """What orders documents from the best to the worst: the longer first, then the lesser hash of source and id."""
+    order = hashlib.blake2b(f"{document.source}\0{document.id}".encode(), digest_size=4).digest()
+    return (0xFFFFFFFF - min(length, 0xFFFFFFFF)) << 32 | int.from_bytes(order, "big")
+
+
+def sign_shard(shard: Shard, failed: FailedItems, folders: Folders, lang: str | None, rows: int) -> dict[str, Any]:
+    """Write a shard's signature files: a table of its documents, their ids, shingles, text hashes and band hashes.
+
+    Hashes are in runs, each sorted, so that a range of them is found by bisection.
+    """
+    from data_collection.minhash import NUM_BANDS, band_hashes, read_shingles
+
+    table: list[tuple[int, int, int, int]] = []
+    exact: list[tuple[int, int, int, int]] = []
+    signed: list[tuple[int, int]] = []  # priority, row
+    bands: list[np.ndarray] = []
+    runs: dict[str, list[int]] = {"exact": [], "bands": []}
+    num_read = num_shingles = num_id_bytes = 0
+    with ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(atomic_open(path, "wb"))
+            for kind, path in folders.signature_files(shard.name).items()
+        }
+
+        def flush() -> None:
+            np.array(table, DOCUMENT).tofile(files["documents"])
+            texts = np.sort(np.array(exact, EXACT), order=("hash", "check", "priority", "row"))
+            records = np.empty(len(signed) * NUM_BANDS, BAND)
+            if signed:
+                records["hash"] = np.concatenate(bands)
+                pair = np.repeat(np.array(signed, np.uint64), NUM_BANDS, axis=0)
+                records["priority"], records["row"] = pair[:, 0], pair[:, 1]
+                records = records[np.argsort(records["hash"], kind="stable")]
+            for kind, run in (("exact", texts), ("bands", records)):
+                run.tofile(files[kind])
+                runs[kind].append(len(run))
+            for pending in (table, exact, signed, bands):
+                pending.clear()
+
+        for document in read_shard(shard, failed, lang):
+            row = LANGUAGES.get(document.lang)
+            shingles = read_shingles(document.text, row is None or row.spaced)
+            identifier = document.id.encode()
+            order = priority(document, shingles.length)
+            table.append((num_shingles, num_id_bytes, len(shingles.hashes), len(identifier)))
+            exact.append((*shingles.digest, order, num_read))
+            if len(shingles.hashes):
+                signed.append((order, num_read))
+                bands.append(band_hashes(shingles.hashes, rows))
+            files["ids"].write(identifier)
+            files["shingles"].write(shingles.hashes.data)
+            num_read += 1
+            num_shingles += len(shingles.hashes)
+            num_id_bytes += len(identifier)
+            if len(table) == NUM_ROWS_PER_RUN:
+                flush()
+        if table:
+            flush()
+    return {"read": num_read, "shingles": num_shingles, "runs": runs}
+
+
+def _signature_outputs(folders: Folders, shard: Shard) -> tuple[Path, ...]:
+    return tuple(folders.signature_files(shard.name).values())
+
+
+def signature_job(output_dir: Path, rules: dict[str, Any], lang: str | None, rows: int) -> ShardJob:
+    """The first stage, for `jobs.run_shard_job`."""
+    folders = Folders(output_dir)
+    return ShardJob(
+        stage="dedup-signatures",
+        output_dir=folders.signatures,
+        rules=rules,
+        work=functools.partial(sign_shard, folders=folders, lang=lang, rows=rows),
+        outputs=functools.partial(_signature_outputs, folders),
+    )
+
+
+# --- clusters
+
+
+class Layout(NamedTuple):
+    """All signature files together.
+
+    Attributes:
+        names: the shards.
+        starts: the number of each shard's first document, and, last, the number of documents; the order of the
+            shards gives the documents their numbers.
+        runs: for "exact" and "bands", the lengths of each shard's sorted runs.
+    """
+
+    names: list[str]
+    starts: list[int]
+    runs: dict[str, list[list[int]]]
+
+    def place(self, document: int) -> tuple[int, int]:
+        """(number of the shard, row in it)"""
+        shard = bisect.bisect_right(self.starts, document) - 1
+        return shard, document - self.starts[shard]
+
+
+def read_layout(job: ShardJob, shards: Sequence[Shard]) -> Layout:
+    """The layout of finished signatures.
+
+    Raises:
+        MissingInputError: signatures are missing.
+    """
+    missing = [shard.name for shard in shards if not job.is_done(shard)]
+    if missing:
+        raise MissingInputError(
+            f"{len(missing)} of {len(shards)} files have no signatures yet",
+            where=job.output_dir,
+            found=f"none of {', '.join(missing[:3])}" + (", ..." if len(missing) > 3 else ""),
+            todo="run the same command with --step signatures (in a Slurm array: wait for all its tasks)",
+        )
+    names, starts, runs = [], [0], {"exact": [], "bands": []}
+    for shard in shards:
+        marker = read_json(job.marker_path(shard))
+        names.append(shard.name)
+        starts.append(starts[-1] + marker["read"])
+        for kind, lengths in runs.items():
+            lengths.append(marker["runs"][kind])
+    return Layout(names, starts, runs)
+
+
+def load_layout(folders: Folders) -> Layout:
+    """The layout that `save_layout` left for the worker processes and the last stage."""
+    return Layout(**read_json(folders.clusters / "layout.json"))
+
+
+def save_layout(folders: Folders, layout: Layout) -> None:
+    write_json(folders.clusters / "layout.json", layout._asdict())
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A range of hashes whose records fit in memory; an item of a `ShardJob`."""
+
+    name: str
+    start: int
+    stop: int
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "start": self.start, "stop": self.stop}
+
+
+def partitions(layout: Layout, kind: str) -> list[Partition]:
+    """Ranges of hashes of about `NUM_RECORDS_PER_PARTITION` records each; hashes are spread evenly."""
+    num_records = sum(map(sum, layout.runs[kind]))
+    count = max(1, -(-num_records // NUM_RECORDS_PER_PARTITION))
+    bounds = [number * HASH_RANGE // count for number in range(count + 1)]
+    return [Partition(f"{number:05d}", *bounds[number : number + 2]) for number in range(count)]
+
+
+def read_partition(folders: Folders, kind: str, item: Partition) -> tuple[np.ndarray, np.ndarray]:
+    """The records of all shards whose hash is in a range, and the numbers of their documents."""
+    dtype, layout = {"exact": EXACT, "bands": BAND}[kind], load_layout(folders)
+    records, documents = [np.empty(0, dtype)], [np.empty(0, np.uint64)]
+    for name, start, lengths in zip(layout.names, layout.starts, layout.runs[kind], strict=False):
+        path, offset = folders.signature_files(name)[kind], 0
+        with open(path, "rb") as file:
+            for length in lengths:
+                hash_at = functools.partial(_hash_at, file.fileno(), dtype, offset)
+                first = bisect.bisect_left(range(length), item.start, key=hash_at)
+                last = bisect.bisect_left(range(length), item.stop, lo=first, key=hash_at)
+                file.seek((offset + first) * dtype.itemsize)
+                found = np.fromfile(file, dtype, last - first)
+                records.append(found)
+                documents.append(found["row"].astype(np.uint64) + np.uint64(start))
+                offset += length
+    return np.concatenate(records), np.concatenate(documents)
+
+
+def _hash_at(handle: int, dtype: np.dtype, offset: int, index: int) -> int:
+    return int.from_bytes(os.pread(handle, 8, (offset + index) * dtype.itemsize), "little")
+
+
+def _group_starts(*columns: np.ndarray) -> np.ndarray:
+    """For each record of sorted columns, the index at which the group of records equal to it starts."""
+    new = np.zeros(len(columns[0]), bool)
+    new[:1] = True
+    for column in columns:
+        new[1:] |= column[1:] != column[:-1]
+    return np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+
+
+def find_copies(item: Partition, failed: FailedItems, folders: Folders) -> dict[str, Any]:
+    """Write the exact duplicates in a partition: row 0 the documents, sorted, row 1 the best one of each's group."""
+    records, documents = read_partition(folders, "exact", item)
+    order = np.lexsort((documents, records["priority"], records["check"], records["hash"]))
+    records, documents = records[order], documents[order]
+    best = documents[_group_starts(records["hash"], records["check"])]
+    is_copy = best != documents
+    copies = np.stack([documents[is_copy], best[is_copy]])
+    with atomic_open(folders.copies / f"{item.name}.npy", "wb") as file:
+        np.save(file, copies[:, np.argsort(copies[0])])
+    return {"copies": int(is_copy.sum())}
+
+
+def find_pairs(item: Partition, failed: FailedItems, folders: Folders) -> dict[str, Any]:
+    """Write the pairs of documents that share a band of a partition, in sorted runs; exact duplicates are left out."""
+    records, documents = read_partition(folders, "bands", item)
+    bits = np.fromfile(folders.clusters / "copies.bits", np.uint8)
+    chosen = np.flatnonzero(bits[documents >> np.uint64(3)] >> (documents & np.uint64(7)).astype(np.uint8) & 1 == 0)
+    chosen = chosen[np.argsort(records["hash"][chosen], kind="stable")]
+    hashes = records["hash"][chosen]
+    alone = np.ones(len(hashes), bool)
+    alone[1:] &= hashes[1:] != hashes[:-1]
+    alone[:-1] &= hashes[1:] != hashes[:-1]
+    chosen = chosen[~alone]
+    hashes, priorities, documents = records["hash"][chosen], records["priority"][chosen], documents[chosen]
+    order = np.lexsort((documents, priorities, hashes))
+    hashes, priorities, documents = hashes[order], priorities[order], documents[order]
+    starts = _group_starts(hashes)
+    places = np.arange(len(starts)) - starts  # 0 for the best of its group
+    runs = []
+    with atomic_open(folders.pairs / f"{item.name}.pairs", "wb") as file:
+        for begin in range(0, len(hashes), NUM_RECORDS_PER_SLICE):
+            members = np.arange(begin, min(begin + NUM_RECORDS_PER_SLICE, len(hashes)))
+            counts = np.minimum(places[members], MAX_PAIRS_PER_MEMBER)
+            worse = np.repeat(members, counts)
+            better = starts[worse] + np.arange(len(worse)) - np.repeat(np.cumsum(counts) - counts, counts)
+            pairs = np.empty(len(worse), PAIR)
+            pairs["priority"], pairs["document"] = priorities[worse], documents[worse]
+            pairs["kept_priority"], pairs["kept"] = priorities[better], documents[better]
+            pairs = _sorted_different(pairs)
+            pairs.tofile(file)
+            runs.append(len(pairs))
+    return {"runs": runs}
+
+
+def _sorted_different(pairs: np.ndarray) -> np.ndarray:
+    pairs = pairs[np.lexsort([pairs[name] for name in reversed(PAIR.names)])]
+    starts = _group_starts(*(pairs[name] for name in PAIR.names))
+    return pairs[starts == np.arange(len(pairs))]
+
+
+def merge_runs(runs: Sequence[tuple[Path, int, int]]) -> Iterator[np.ndarray]:
+    """The different pairs of sorted runs, sorted, in chunks; of each run only a piece is in memory.
+
+    Args:
+        runs: (file, first record, number of records) of each.
+    """
+    waiting = [[path, first, count, np.empty(0, PAIR)] for path, first, count in runs if count]
+    piece = max(64, NUM_MERGED_RECORDS // max(1, len(waiting)))
+    while waiting:
+        for run in waiting:
+            path, first, count, buffer = run
+            if not len(buffer):
+                take = min(piece, count)
+                buffer = np.fromfile(path, PAIR, take, offset=first * PAIR.itemsize)
+                run[1:] = first + take, count - take, buffer
+        # Nothing that is still in a file comes before the least of the buffers' last pairs.
+        limit = min(run[3][-1].tolist() for run in waiting)
+        ready = []
+        for run in waiting:
+            buffer = run[3]
+            cut = bisect.bisect_right(range(len(buffer)), limit, key=functools.partial(_pair_at, buffer))
+            ready.append(buffer[:cut])
+            run[3] = buffer[cut:]
+        yield _sorted_different(np.concatenate(ready))
+        waiting = [run for run in waiting if len(run[3]) or run[2]]
+
+
+def _pair_at(pairs: np.ndarray, index: int) -> tuple[int, int, int, int]:
+    return pairs[index].tolist()
+
+
+class SignatureReader:
+    """Single documents' shingles and ids out of the signature files."""
+
+    def __init__(self, folders: Folders, layout: Layout):
+        self.folders, self.layout = folders, layout
+        self._open = functools.lru_cache(NUM_OPEN_FILES)(functools.partial(open, mode="rb", buffering=0))
+
+    def _read(self, document: int, kind: str) -> bytes:
+        shard, row = self.layout.place(document)
+        files = self.folders.signature_files(self.layout.names[shard])
+        size = DOCUMENT.itemsize
+        data = os.pread(self._open(files["documents"]).fileno(), size, row * size)
+        shingles, identifier, num_shingles, num_id_bytes = np.frombuffer(data, DOCUMENT)[0].tolist()
+        start, size = (shingles * 4, num_shingles * 4) if kind == "shingles" else (identifier, num_id_bytes)
+        return os.pread(self._open(files[kind]).fileno(), size, start)
+
+    def shingles(self, document: int) -> np.ndarray:
+        return np.frombuffer(self._read(document, "shingles"), np.uint32)
+
+    def id(self, document: int) -> str:
+        return self._read(document, "ids").decode()
+
+
+def decide(
+    pairs: Iterator[np.ndarray],
+    num_documents: int,
+    shingles_of: Callable[[int], np.ndarray],
+    min_similarity: float,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which documents are near duplicates, of which kept document, and how similar the two are.
+
+    Pairs come from the best document to the worst, so that each document is judged when those better than it have
+    been: a greedy choice, the first maximal independent set in that order.
+
+    Returns:
+        documents (uint64, sorted), the kept document of each (uint64), similarities (float32)
+    """
+    from data_collection.minhash import jaccard
+
+    removed = bytearray(num_documents // 8 + 1)
+    found: list[tuple[int, int, float]] = []
+    chunks = [(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.float32))]
+    current, own, best = -1, None, (0.0, -1)
+
+    def settle() -> None:
+        if best[0] >= min_similarity:
+            removed[current >> 3] |= 1 << (current & 7)
+            found.append((current, best[1], best[0]))
+
+    for chunk in pairs:
+        for _, document, _, kept in chunk.tolist():
+            if document != current:
+                settle()
+                current, own, best = document, None, (0.0, -1)
+            if removed[kept >> 3] >> (kept & 7) & 1:
+                continue
+            own = shingles_of(document) if own is None else own
+            similarity = jaccard(own, shingles_of(kept))
+            if similarity > best[0]:
+                best = (similarity, kept)
+        progress.advance(len(chunk))
+        if len(found) > NUM_ROWS_PER_RUN:
+            chunks.append(_columns(found))
+            found.clear()
+    settle()
+    chunks.append(_columns(found))
+    documents, kept, similarities = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    order = np.argsort(documents)
+    return documents[order], kept[order], similarities[order]
+
+
+def _columns(found: list[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    types = (np.uint64, np.uint64, np.float32)
+    columns = zip(*found, strict=True) if found else ((), (), ())
+    return tuple(np.array(column, dtype) for column, dtype in zip(columns, types, strict=True))
+
+
+def write_copy_bits(folders: Folders, layout: Layout, items: Sequence[Partition]) -> int:
+    """Write one bit a document: whether a better one has the same text. Returns how many have."""
+    bits = np.zeros(layout.starts[-1] // 8 + 1, np.uint8)
+    num_copies = 0
+    for item in items:
+        documents = np.load(folders.copies / f"{item.name}.npy", mmap_mode="r")[0]
+        num_copies += len(documents)
+        np.bitwise_or.at(bits, documents >> np.uint64(3), (1 << (documents & np.uint64(7))).astype(np.uint8))
+    with atomic_open(folders.clusters / "copies.bits", "wb") as file:
+        bits.tofile(file)
+    return num_copies
+
+
+def partition_job(folders: Folders, kind: str, rules: dict[str, Any]) -> ShardJob:
+    """The search of one kind ("exact", "bands") of hashes, partition by partition, for `jobs.do_shards`."""
+    output_dir, work, suffix = {
+        "exact": (folders.copies, find_copies, "npy"),
+        "bands": (folders.pairs, find_pairs, "pairs"),
+    }[kind]
+    return ShardJob(
+        stage=f"dedup-{output_dir.name}",
+        output_dir=output_dir,
+        rules=rules,
+        work=functools.partial(work, folders=folders),
+        outputs=functools.partial(_partition_outputs, output_dir, suffix),
+        unit="partitions",
+    )
+
+
+def _partition_outputs(output_dir: Path, suffix: str, item: Partition) -> tuple[Path]:
+    return (output_dir / f"{item.name}.{suffix}",)
+
+
+def write_decisions(folders: Folders, layout: Layout, job: ShardJob, items: Sequence[Partition], rules: dict) -> dict:
+    """Verify the candidate pairs and write which documents are near duplicates of which; return the counts."""
+    runs = []
+    for item in items:
+        first = 0
+        for count in read_json(job.marker_path(item))["runs"]:
+            runs.append((job.outputs(item)[0], first, count))
+            first += count
+    progress = Progress("dedup-verify", None, "pairs")
+    reader = SignatureReader(folders, layout)
+    decided = decide(merge_runs(runs), layout.starts[-1], reader.shingles, rules["min_similarity"], progress)
+    progress.close()
+    for name, column in zip(("documents", "kept", "similarities"), decided, strict=True):
+        with atomic_open(folders.clusters / f"{name}.npy", "wb") as file:
+            np.save(file, column)
+    return {"documents": layout.starts[-1], "candidate_pairs": progress.done, "near_duplicates": len(decided[0])}
+
+
+# --- remove
+
+
+class Decisions:
+    """The decisions about one shard's documents, as `write_decisions` and `find_copies` left them."""
+
+    def __init__(self, folders: Folders, name: str):
+        self.layout = load_layout(folders)
+        shard = self.layout.names.index(name)
+        self.start, self.stop = self.layout.starts[shard : shard + 2]
+        self._near = tuple(
+            np.load(folders.clusters / f"{part}.npy", mmap_mode="r") for part in ("documents", "kept", "similarities")
+        )
+        self._copies = [np.load(path, mmap_mode="r") for path in sorted(folders.copies.glob("*.npy"))]
+        self._ids = SignatureReader(folders, self.layout)
+
+    def of(self, first_row: int, num_rows: int) -> dict[int, dict[str, Any]]:
+        """Row: what goes into the columns of its rejection, for those of the rows that are duplicates."""
+        begin, end = self.start + first_row, min(self.start + first_row + num_rows, self.stop)
+        near, kept, similarities = self._near
+        low, high = np.searchsorted(near, np.array([begin, end], np.uint64))
+        found = {
+            document: ("near_duplicate", twin, similarity)
+            for document, twin, similarity in zip(
+                near[low:high].tolist(), kept[low:high].tolist(), similarities[low:high].tolist(), strict=True
+            )
+        }
+        for copies, originals in self._copies:
+            low, high = np.searchsorted(copies, np.array([begin, end], np.uint64))
+            for document, original in zip(copies[low:high].tolist(), originals[low:high].tolist(), strict=True):
+                # When the best of equal texts is itself a near duplicate, what was kept is its kept twin.
+                at = int(np.searchsorted(near, np.uint64(original)))
+                is_near = at < len(near) and near[at] == original
+                twin, similarity = (int(kept[at]), float(similarities[at])) if is_near else (original, 1.0)
+                found[document] = ("exact_duplicate", twin, similarity)
+        return {document - self.start: self._columns(*decision) for document, decision in found.items()}
+
+    def _columns(self, reason: str, twin: int, similarity: float) -> dict[str, Any]:
+        return {
+            "reason": reason,
+            "duplicate_of": self._ids.id(twin),
+            "duplicate_of_shard": self.layout.names[self.layout.place(twin)[0]],
+            "similarity": similarity,
+        }
+
+
+def remove_duplicates(
+    shard: Shard, failed: FailedItems, output_dir: Path, lang: str | None, made_by: dict[str, str]
+) -> dict[str, Any]:
+    """Write kept/NAME.parquet and rejected/NAME.parquet of one shard."""
+    decisions = Decisions(Folders(output_dir), shard.name)
+    counts: Counter[tuple[str, str, str]] = Counter()  # (reason, source, lang): documents
+    characters: Counter[str] = Counter()
+    kept_path, rejected_path = shard_files(output_dir, shard)
+    num_read, window = 0, {}
+    with (
+        DocumentWriter(kept_path, made_by) as kept,
+        DocumentWriter(rejected_path, made_by, REJECTED_COLUMNS) as rejected,
+    ):
+        for document in read_shard(shard, failed, lang):
+            if num_read % NUM_ROWS_PER_RUN == 0:
+                window = decisions.of(num_read, NUM_ROWS_PER_RUN)
+            decision = window.get(num_read)
+            num_read += 1
+            reason = decision["reason"] if decision else ""
+            counts[reason, document.source, document.lang] += 1
+            characters[reason] += len(document.text)
+            if decision:
+                rejected.write(document, **decision)
+            else:
+                kept.write(document)
+    assert num_read == decisions.stop - decisions.start, f"{shard.name} holds other documents than when it was signed"
+    return {
+        "read": num_read,
+        "kept": kept.num_documents,
+        "rejected": rejected.num_documents,
+        "characters": dict(characters),
+        "counts": [[*key, number] for key, number in sorted(counts.items())],
+    }
+
+
+def removal_job(output_dir: Path, rules: dict[str, Any], lang: str | None) -> ShardJob:
+    """The last stage, for `jobs.run_shard_job`."""
+    made_by = {"stage": "dedup", "fingerprint": fingerprint(rules)}
+    return ShardJob(
+        stage="dedup",
+        output_dir=output_dir,
+        rules=rules,
+        work=functools.partial(remove_duplicates, output_dir=output_dir, lang=lang, made_by=made_by),
+        outputs=functools.partial(shard_files, output_dir),
+    )
+
+
+def summarise_signatures(markers: Iterator[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Totals of the first stage."""
+    total: Counter[str] = Counter()
+    for _, marker in markers:
+        total.update(read=marker["read"], shingles=marker["shingles"], failed=len(marker["failed"]))
+    return dict(total), dict(total)
+
+
+def summarise(markers: Iterator[tuple[Shard, dict[str, Any]]], job: ShardJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """stats.json and the result of the whole, checked against the rows that the Parquet files really hold."""
+    total: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    groups: dict[str, dict[str, Counter[str]]] = {"source": {}, "lang": {}}
+    for shard, marker in markers:
+        for part, path in zip(("kept", "rejected"), job.outputs(shard), strict=True):
+            num_rows = pq.read_metadata(path).num_rows
+            if num_rows != marker[part]:
+                raise SettingsError(
+                    "an output file does not hold what its marker says",
+                    where=path,
+                    found=f"{num_rows} rows",
+                    wanted=f"{marker[part]} rows",
+                    todo=f"remove {job.marker_path(shard)}, then the same command",
+                )
+            total[part] += num_rows
+        total["read"] += marker["read"]
+        total["failed"] += len(marker["failed"])
+        characters.update(marker["characters"])
+        for reason, source, lang, number in marker["counts"]:
+            for group, value in (("source", source), ("lang", lang)):
+                groups[group].setdefault(value, Counter())[reason or "kept"] += number
+            if reason:
+                reasons[reason] += number
+    assert total["read"] == total["kept"] + total["rejected"], total
+    result = {name: total[name] for name in ("read", "kept", "rejected", "failed")}
+    result["rejected_by_reason"] = dict(sorted(reasons.items()))
+    result["characters"] = {"read": characters.total(), "kept": characters[""]}
+    return {**result, **{f"by_{name}": _largest(counts) for name, counts in groups.items()}}, result
+
+
+def _largest(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    largest = sorted(counts.items(), key=lambda pair: (-pair[1].total(), pair[0]))
+    rest = sum((count for _, count in largest[NUM_SOURCES_SHOWN:]), Counter())
+    shown = [(name or "(not stated)", count) for name, count in largest[:NUM_SOURCES_SHOWN]]
+    shown += [("(others)", rest)] if rest else []
+    return {name: {"read": count.total(), **dict(sorted(count.items()))} for name, count in shown}
