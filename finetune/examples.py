@@ -11,6 +11,8 @@ import torch
 
 from configs.errors import FailedItems, MissingInputError
 from configs.files import REPOSITORY
+from configs.progress import log
+from data_collection.contamination import TestQuestions, question_text, read_test_questions
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
 from finetune.prompts import KINDS, render_completion, render_prompt
@@ -43,6 +45,26 @@ def read_train(data: Path, languages: list[str] | None, failed: FailedItems) -> 
     for path in find_files(data, "Train", languages).values():
         questions += read_questions(path, "Train", failed)
     return questions
+
+
+def leave_out_test_questions(questions: Sequence[Question], data: Path, failed: FailedItems) -> list[Question]:
+    """The training questions that hold no question of the Test split beside them; the others are added to `failed`.
+
+    A folder without a Test split has nothing to compare with: all are returned.
+    """
+    try:
+        find_files(data, "Test")
+    except MissingInputError:
+        log.info(f"{data} has no test questions, so none was looked for in the training questions")
+        return list(questions)
+    test = TestQuestions(read_test_questions([data], failed))
+    clean = []
+    for question, hits in zip(questions, test.find([question_text(question) for question in questions]), strict=True):
+        if hits:
+            failed.add(question.id, f"holds the test question {hits[0].question} ({hits[0].share:.0%} of its n-grams)")
+        else:
+            clean.append(question)
+    return clean
 
 
 def split_dev(questions: Sequence[Question], dev_share: float) -> tuple[list[Question], list[Question]]:

@@ -14,7 +14,14 @@ from configs.files import fingerprint
 from configs.progress import log, rank
 from configs.settings import setting
 from data_collection.questions.mmedbench import find_files
-from finetune.examples import PackedExamples, find_benchmark, read_train, split_dev, to_segments
+from finetune.examples import (
+    PackedExamples,
+    find_benchmark,
+    leave_out_test_questions,
+    read_train,
+    split_dev,
+    to_segments,
+)
 from finetune.prompts import prompt_record, save_prompt
 from pretrain.checkpoints import remove_all
 from pretrain.launching import leave_group
@@ -38,6 +45,7 @@ class FinetuneSettings:
         None, "newest pretrained model under runs/, else the demo model, by default"
     )
     block_size: int = setting(2048, "tokens a block; a longer example is left out and listed")
+    keep_contaminated: bool = setting(False, "train also on questions that hold a question of the Test split")
     dev_share: float = setting(0.02, "share of each language's training questions held out, by their hash")
 
     def problems(self) -> list[str]:
@@ -67,10 +75,14 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     tokenizer = load_tokenizer(model_path)
     failed = FailedItems()
     questions = read_train(data, settings.languages, failed)
+    num_read = len(questions)
+    if not settings.keep_contaminated:
+        questions = leave_out_test_questions(questions, data, failed)
+    num_contaminated = num_read - len(questions)
     train_questions, dev_questions = split_dev(questions, settings.dev_share)
     identity = training_identity(
         args,
-        **{k: v for k, v in asdict(settings).items() if k not in ("data", "model_name_or_path")},
+        **{k: v for k, v in asdict(settings).items() if k not in ("data", "model_name_or_path", "keep_contaminated")},
         questions=fingerprint([[q.content_hash, q.answers, q.rationale] for q in questions]),
         model=model_identity(model_path),
         prompt=prompt_record(),
@@ -88,7 +100,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     log.info(
         f"{len(train_questions):,} training questions, {len(dev_questions):,} dev; "
         f"{len(examples.segments):,} examples of {examples.num_tokens:,} tokens in {len(examples):,} blocks of "
-        f"{settings.block_size}; {len(failed)} rows left out"
+        f"{settings.block_size}; {len(failed)} rows left out, {num_contaminated} of them for a test question in them"
     )
     if args.dry_run:
         return failed.exit_code
@@ -109,6 +121,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         if status == "finished":
             save_result(trainer)
         if rank() == 0:
+            result["num_contaminated"] = num_contaminated
             _finish(record, status, failed, settings, data, model_path, len(train_questions), result)
         leave_group()
         if status == "finished" and rank() == 0:

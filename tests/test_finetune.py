@@ -14,7 +14,14 @@ from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsErr
 from configs.files import read_json, write_json
 from data_collection.questions.question import Question
 from finetune import prompts, tuning
-from finetune.examples import PackedExamples, find_benchmark, read_train, split_dev, to_segments
+from finetune.examples import (
+    PackedExamples,
+    find_benchmark,
+    leave_out_test_questions,
+    read_train,
+    split_dev,
+    to_segments,
+)
 from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import read_metrics
@@ -116,6 +123,39 @@ def test_dev_is_held_out_of_train_by_hash():
     only = [question for question in reversed(twice) if question.lang == "ru"]
     assert {q.id for q in split_dev(only, 0.1)[1]} == {q.id for q in dev if q.lang == "ru"}
     assert split_dev(questions, 0.0) == (questions, [])
+
+
+def test_training_questions_that_are_test_questions_are_left_out_and_listed(tmp_path, tiny_model, monkeypatch):
+    questions, failed = read_train(SAMPLE, None, FailedItems()), FailedItems()
+    assert leave_out_test_questions(questions, SAMPLE, failed) == questions and not failed
+    shutil.copytree(SAMPLE / "mmedbench", tmp_path, dirs_exist_ok=True)
+    stolen = {}
+    for lang, name in (("en", "English"), ("zh", "Chinese"), ("ja", "Japanese"), ("fr", "French"), ("es", "Spanish")):
+        row = json.loads((tmp_path / "Test" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[4])
+        texts = list(row["options"].values())
+        row |= {
+            "question": f"12. {row['question'].upper()}",
+            "options": dict(zip("ABCDEFGH", texts[::-1], strict=False)),
+        }
+        with open(tmp_path / "Train" / f"{name}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "answer_idx": "A"}, ensure_ascii=False) + "\n")
+        stolen[lang] = f"Train/{name}/00043", f"Test/{name}/00005"
+    more, failed = read_train(tmp_path, None, FailedItems()), FailedItems()
+    assert len(more) == len(questions) + 5
+    assert [q.content_hash for q in leave_out_test_questions(more, tmp_path, failed)] == [
+        q.content_hash for q in questions
+    ]
+    assert {item["where"]: item["reason"].split()[4] for item in failed.items} == dict(stolen.values())
+
+    # From the command line: listed by default, taught with --keep_contaminated; what is clean makes the same run.
+    seen = []
+    monkeypatch.setattr(tuning, "split_dev", lambda kept, share: seen.append(len(kept)) or split_dev(kept, share))
+    words = [*command_line(tmp_path, tiny_model, block_size=4096), "--dry_run", "true"]
+    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
+    main_of([*words, "--keep_contaminated", "true"], monkeypatch)()
+    assert seen == [len(questions), len(questions) + 5]
+    shutil.rmtree(tmp_path / "Test")
+    assert leave_out_test_questions(more, tmp_path, FailedItems()) == more  # nothing to compare with
 
 
 def test_questions_are_found_or_said_to_be_missing(tmp_path):
