@@ -6,6 +6,7 @@ import pytest
 
 from configs.files import read_json
 from configs.settings import parse
+from data_collection.small_corpora import CorpusMapping
 from finetune.tuning import FinetuneArguments, FinetuneSettings
 from inference.eval import EvalSettings
 from pretrain.prepare import PrepareSettings
@@ -18,6 +19,7 @@ CLASSES = {
     "pretrain": (PretrainSettings, PretrainArguments),
     "finetune": (FinetuneSettings, FinetuneArguments),
     "eval": (EvalSettings,),
+    "mappings": (CorpusMapping,),
 }
 YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 

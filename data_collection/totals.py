@@ -1,0 +1,90 @@
+"""The totals of a step that makes documents (`web.py`, `merge.py`): checked against the rows that its files hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from configs.errors import SettingsError
+from data_collection.documents import Document, Shard
+from data_collection.jobs import ShardJob, shard_files
+
+MAX_SHOWN = 200
+
+
+class Tally:
+    """What a shard's marker says of its documents."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str, str]] = Counter()
+        self._characters: Counter[str] = Counter()
+
+    def add(self, document: Document, reason: str) -> None:
+        """Count a document that was read, and rejected for `reason` where that is not empty."""
+        self._counts[reason, document.lang, document.source, document.licence] += 1
+        self._characters["read"] += len(document.text)
+        self._characters["kept"] += 0 if reason else len(document.text)
+
+    def numbers(self) -> dict[str, Any]:
+        kept = sum(number for (reason, *_), number in self._counts.items() if not reason)
+        return {
+            "read": self._counts.total(),
+            "kept": kept,
+            "rejected": self._counts.total() - kept,
+            "characters": {name: self._characters[name] for name in ("read", "kept")},
+            "counts": [[*key, number] for key, number in sorted(self._counts.items())],
+        }
+
+
+def summarise(marked: Iterable[tuple[Shard, dict[str, Any]]], job: ShardJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The totals of all shards.
+
+    Returns:
+        (statistics, the totals for the run record)
+
+    Raises:
+        SettingsError: an output file does not hold what its marker says.
+    """
+    total: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    passed_over: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    groups: dict[str, Counter[str]] = {"language": Counter(), "source": Counter(), "licence": Counter()}
+    for shard, marker in marked:
+        for part, path in zip(("kept", "rejected"), shard_files(job.output_dir, shard), strict=True):
+            num_rows = pq.read_metadata(path).num_rows
+            if num_rows != marker[part]:
+                raise SettingsError(
+                    "an output file does not hold what its marker says",
+                    where=path,
+                    found=f"{num_rows} rows",
+                    wanted=f"{marker[part]} rows",
+                    todo=f"remove {job.marker_path(shard)}, then the same command",
+                )
+            total[part] += num_rows
+        total.update(read=marker["read"], failed=len(marker["failed"]))
+        characters.update(marker["characters"])
+        passed_over.update(marker.get("passed_over", {}))
+        for reason, *values, number in marker["counts"]:
+            if reason:
+                reasons[reason] += number
+            else:
+                for group, value in zip(groups.values(), values, strict=True):
+                    group[value or "(not stated)"] += number
+    assert total["read"] == total["kept"] + total["rejected"], total
+    result = {
+        **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "characters": {name: characters[name] for name in ("read", "kept")},
+    }
+    statistics = dict(result)
+    if passed_over:
+        statistics["passed_over"] = dict(sorted(passed_over.items()))
+    for name, group in groups.items():
+        shown = dict(sorted(group.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_SHOWN])
+        others = {"(others)": group.total() - sum(shown.values())} if len(group) > MAX_SHOWN else {}
+        statistics[f"kept_by_{name}"] = shown | others
+    return statistics, result
