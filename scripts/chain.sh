@@ -117,8 +117,12 @@ for lang in $( (languages documents && languages pdf) | sort -u); do
   filters+=("filter-$lang")
   filtered+=("$run/filter/$lang")
 done
-stage prepare "${filters[*]}" "--gpus-per-node=0" pretrain/run.sh prepare --config "$settings/prepare.yaml" \
-  --input "${filtered[@]}" --output_dir "$run/blocks" --model_name_or_path "$model"
+stage dedup "${filters[*]}" "--cpus-per-task=2" data_collection/run.sh dedup --input "${filtered[@]}" \
+  --output_dir "$run/dedup"
+stage decontaminate dedup "--cpus-per-task=2" data_collection/run.sh decontaminate --input "$run/dedup" --test "$data" \
+  --output_dir "$run/corpus"
+stage prepare decontaminate "--gpus-per-node=0" pretrain/run.sh prepare --config "$settings/prepare.yaml" \
+  --input "$run/corpus" --output_dir "$run/blocks" --model_name_or_path "$model"
 stage pretrain prepare "--nodes=$nodes" pretrain/run.sh --config "$settings/pretrain.yaml" \
   --data "$run/blocks" --model_name_or_path "$model" --output_dir "$run/pretrain"
 stage finetune pretrain "" finetune/run.sh --config "$settings/finetune.yaml" --lora \

@@ -14,6 +14,8 @@ from scripts.report_reading import READ_ERRORS, Stage, items, json_rows, languag
 STAGES = {
     "ocr": "books to text",
     "filter": "medical documents",
+    "dedup": "duplicates removed",
+    "decontaminate": "test questions removed",
     "prepare": "token blocks",
     "pretrain": "pretraining",
     "finetune": "fine-tuning",
@@ -75,17 +77,18 @@ def books(stages: list[Stage]) -> list[Values]:
 
 
 def documents(stages: list[Stage]) -> list[Values]:
-    """Documents and characters kept and dropped, and why, by language."""
+    """Documents and characters kept and dropped, and why: by language in the filter, then of all languages."""
     rows = []
     for stage in stages:
-        if stage.name != "filter":
+        if stage.name not in ("filter", "dedup", "decontaminate"):
             continue
         content = _content(stage, "stats.json")
         read, kept = number(content.get("read")), number(content.get("kept"))
         characters = numbers(content.get("characters"))
         rows.append(
             {
-                "language": language_name(stage.lang),
+                "step": STAGES[stage.name],
+                "language": language_name(stage.lang) if stage.name == "filter" else "all",
                 "status": stage.status,
                 "read": read,
                 "kept": kept,

@@ -34,7 +34,7 @@ HOSTILE = [
     r"$\frac{$ 5 $",
     "&lt;b&gt; &amp;",
 ]
-STAGES = ["ocr/en", "filter/en", "blocks", "pretrain", "finetune", "eval-base", "eval-tuned"]
+STAGES = ["ocr/en", "filter/en", "dedup", "corpus", "blocks", "pretrain", "finetune", "eval-base", "eval-tuned"]
 VOID = {"meta", "img", "br"}
 
 
@@ -125,6 +125,9 @@ def make_run(run_dir):
     write_json(run_dir / "filter/en/run.json", record("filter", 1))
     stats = {"read": 2216, "kept": 1078, "rejected": 1138, "rejected_by_reason": {"few_keywords": 976, SCRIPT: 162}}
     write_json(run_dir / "filter/en/stats.json", {**stats, "characters": {"read": 10, "kept": 5}})
+    for place, stage, kept in (("dedup", "dedup", 1070), ("corpus", "decontaminate", 1069)):
+        write_json(run_dir / place / "run.json", record(stage, 1, identity={}))
+        write_json(run_dir / place / "stats.json", {"read": 1078, "kept": kept, "rejected": 1078 - kept})
     write_json(run_dir / "blocks/run.json", record("prepare", 2, settings={"block_size": 512}))
     split = {"num_documents": 144, "num_tokens": 98765, "num_blocks": 213, "padding_share": 0.0293}
     index = {"block_size": 512, "num_tokens_by_language": {"en": 75_000, "xx\x00": 25_000}, "splits": {"train": split}}
@@ -223,8 +226,11 @@ def test_every_section_says_what_the_files_say(page, run_dir):
     assert page.row_of("English") == ["English", "12", "25.0", *page.row_of("English")[3:]]
     assert page.row_of("Average")[:5] == ["Average", "24", "25.0", "25.0± 8.84 unparsed", "75.0± 8.84 unparsed"]
     assert NOTICE in page.text and f"12 questions; {SCRIPT}." in page.text
-    documents = [row for row in page.rows if row and row[0].strip() == "English" and "2,216" in row]
-    assert documents[0][2] == "1,078" and f"few keywords 976 (44.0 %), {SCRIPT} 162 (7.3 %)" in documents[0]
+    documents = [row for row in page.rows if row and row[0].strip() == "medical documents"]
+    assert [cell.strip() for cell in documents[0][1:4]] == ["English", "2,216", "1,078"]
+    assert f"few keywords 976 (44.0 %), {SCRIPT} 162 (7.3 %)" in documents[0]
+    assert page.row_of("duplicates removed")[:4] == ["duplicates removed", "all", "1,078", "1,070"]
+    assert page.row_of("test questions removed")[3] == "1,069"
     tokens = next(row for row in page.rows if row and "75,000" in row)
     assert " ".join(tokens[2].split()) == "75.0 %"
     assert page.row_of("train") == ["train", "144", "98,765", "213", "2.9"]
