@@ -126,8 +126,7 @@ def main() -> int:
     sign = functools.partial(
         run_shard_job, signatures, shards, settings, duplicates.summarise_signatures, settings.num_processes
     )
-    summarise = functools.partial(duplicates.summarise, job=removal)
-    remove = functools.partial(run_shard_job, removal, shards, settings, summarise, settings.num_processes)
+    remove = functools.partial(run_shard_job, removal, shards, settings, duplicates.summarise, settings.num_processes)
     if SHARES in os.environ:  # a task of the array that one of the two submitted for help, and of that one only
         return sign() if Path(os.environ[SHARES]).parent == signatures.output_dir.resolve() else remove()
     record = settings.output_dir / "run.json"

@@ -111,7 +111,7 @@ def main() -> int:
         job,
         find_shards(settings.input),
         settings,
-        functools.partial(summarise, output_dir=output_dir),
+        summarise,
         settings.num_processes,
     )
 

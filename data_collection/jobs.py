@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from configs.errors import EnvironmentFailure, ExitCode, FailedItems
+import pyarrow.parquet as pq
+
+from configs.errors import EnvironmentFailure, ExitCode, FailedItems, SettingsError
 from configs.files import fingerprint, read_json, write_json
 from configs.progress import Progress, log
 from configs.records import already_done, check_identity, exit_code, run_record
@@ -192,6 +194,26 @@ def markers(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[st
         yield item, read_json(job.marker_path(item))
 
 
+def _checked(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The markers of a job that keeps and rejects, checked: all rows read are kept or rejected, and in the files."""
+    for item, marker in markers(job, items):
+        for part, path in zip(("kept", "rejected"), shard_files(job.output_dir, item), strict=True):
+            if part not in marker:
+                continue
+            num_rows = pq.read_metadata(path).num_rows
+            if num_rows != marker[part]:
+                raise SettingsError(
+                    "an output file does not hold what its marker says",
+                    where=path,
+                    found=f"{num_rows} rows",
+                    wanted=f"{marker[part]} rows",
+                    todo=f"remove {job.marker_path(item)}, then the same command",
+                )
+        if "kept" in marker:
+            assert marker["read"] == marker["kept"] + marker["rejected"], (item.name, marker)
+        yield item, marker
+
+
 def run_shard_job(
     job: ShardJob,
     items: Sequence[Item],
@@ -208,7 +230,7 @@ def run_shard_job(
         items: all shards of the input, the same in every task of an array.
         settings: the command's settings dataclass, for the record.
         summarise: the shards with their markers to (what stats.json says, what run.json's result and the printed
-            line say). It checks the markers against the outputs, and rows read against rows written.
+            line say). Markers that count read, kept and rejected rows were checked against `shard_files` before.
         num_processes: shards worked on at once.
     """
     index, count = array_task()
@@ -235,7 +257,7 @@ def run_shard_job(
         if count == 1 and "SLURM_JOB_ID" in os.environ and ARRAY_SCRIPT in os.environ:
             _spread(job, items, num_processes)
         do_shards(job, items, num_processes)
-        statistics, result = summarise(markers(job, items))
+        statistics, result = summarise(_checked(job, items))
         failed = FailedItems()
         for item, marker in markers(job, items):
             failed.items.extend(marker["failed"])

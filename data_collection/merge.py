@@ -61,7 +61,7 @@ def main() -> int:
         unit="shards",
     )
     try:
-        return run_shard_job(job, shards, settings, functools.partial(summarise, job=job), settings.num_processes)
+        return run_shard_job(job, shards, settings, summarise, settings.num_processes)
     except ConnectionError as error:
         raise EnvironmentFailure(
             "the connection to the Hugging Face hub broke",

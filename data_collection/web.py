@@ -71,7 +71,7 @@ def main() -> int:
         outputs=functools.partial(shard_files, settings.output_dir),
     )
     shards = find_web_shards(settings.input)
-    return run_shard_job(job, shards, settings, functools.partial(summarise, job=job), settings.num_processes)
+    return run_shard_job(job, shards, settings, summarise, settings.num_processes)
 
 
 if __name__ == "__main__":
