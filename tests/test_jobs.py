@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import ExitCode, SettingsError
-from data_collection.jobs import ShardJob, run_shard_job
+from data_collection.jobs import ShardJob, run_shard_job, shard_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,3 +139,24 @@ def test_a_users_error_in_a_worker_is_that_of_the_command(tmp_path):
     wanted = "error: a rule is wrong\n  where: rules\n  found: this\n  wanted: that\n  what to do: mend it"
     assert str(caught.value) == wanted
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+
+
+def keep(folder, item, failed):
+    for path, size in zip(shard_files(folder, item), (2, 1), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"text": ["x"] * size}), path)
+    return {"read": 3, "kept": 2, "rejected": 1}
+
+
+def test_a_file_that_holds_other_rows_than_its_marker_says_is_refused(tmp_path):
+    outputs = functools.partial(shard_files, tmp_path)
+    job = ShardJob("keep", tmp_path, {}, functools.partial(keep, tmp_path), outputs)
+
+    def count(markers):
+        return {}, {"kept": sum(marker["kept"] for _, marker in markers)}
+
+    assert run_shard_job(job, ITEMS, Settings(), count, 1) == ExitCode.DONE
+    (tmp_path / "run.json").unlink()
+    pq.write_table(pa.table({"text": ["x"]}), shard_files(tmp_path, ITEMS[2])[0])
+    with pytest.raises(SettingsError, match=r"n2\.parquet\n  found: 1 rows\n  wanted: 2 rows"):
+        run_shard_job(job, ITEMS, Settings(), count, 1)
