@@ -34,9 +34,18 @@ def detect_language(pdf: PdfDocument, models: Sequence[str], dpi: int) -> str | 
         models: Tesseract's installed models; when there are none, only the text layer is looked at.
         dpi: resolution at which pages are drawn for Tesseract.
     """
+    from pypdfium2 import PdfiumError
+
     count = len(pdf)
-    pages = [pdf[number] for number in sorted({count * (2 * part + 1) // (2 * NUM_PAGES) for part in range(NUM_PAGES)})]
-    text = " ".join(line.text for page in pages for line in text_layer(page))
+    pages, lines = [], []
+    for number in sorted({count * (2 * part + 1) // (2 * NUM_PAGES) for part in range(NUM_PAGES)}):
+        try:
+            page = pdf[number]
+            lines += text_layer(page)
+        except PdfiumError:  # a failed page later, not a failed book
+            continue
+        pages.append(page)
+    text = " ".join(line.text for line in lines)
     num_letters = sum(map(str.isalpha, text))
     code = _of_pictures(pages, models, dpi) if models and num_letters < ENOUGH_LETTERS else None
     return code or (_most_probable(text, list(LANGUAGES)) if num_letters >= FEW_LETTERS else None)
@@ -58,7 +67,11 @@ def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int) -> s
             continue
         code: str | None = codes[0]
         if len(codes) > 1:
-            code = _most_probable(words_of_picture(image, [LANGUAGES[code].tesseract for code in codes]), codes)
+            try:
+                words = words_of_picture(image, [LANGUAGES[code].tesseract for code in codes])
+            except pytesseract.TesseractError:
+                continue
+            code = _most_probable(words, codes)
         if code:
             found[code] += 1
         if found and found.most_common(1)[0][1] == 2:

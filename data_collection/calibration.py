@@ -220,7 +220,7 @@ def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     share, denominator = count / total, 1 + z * z / total
     centre = (share + z * z / (2 * total)) / denominator
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / denominator
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # rounding must not part them
 
 
 def rates(numbers: LabelledNumbers, kept: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -198,10 +198,10 @@ def _look_closely(
 
 
 def _capped(known: dict[Any, Any], key: tuple[str, ...]) -> tuple[str, ...]:
-    """The key, with its source left out where there are too many: a crawl may name each address as a source."""
+    """The key without source and licence where there are too many: a crawl may name each address as a source."""
     if key in known or len(known) < MAX_SOURCES:
         return key
-    return (*key[:2], OTHERS, *key[3:]) if len(key) == 4 else (key[0], OTHERS)
+    return (*key[:2], OTHERS, OTHERS) if len(key) == 4 else (key[0], OTHERS)
 
 
 def _meta(text: str) -> dict[str, Any]:

@@ -238,12 +238,16 @@ def corpus_record(steps: Sequence[Step], totals: Totals, tokenizer: str | None, 
         if lang in LANGUAGES and not language(lang).spaced:
             row["words"] = None  # no spaces, no words to count
         if tokenizer:
-            row["tokens"] = round(sum(value for (of, _), value in tokens.items() if of == lang))
+            known = lang in errors  # else none of its documents fell into the sample
+            row["tokens"] = round(sum(value for (of, _), value in tokens.items() if of == lang)) if known else None
             row["tokens_standard_error"] = errors.get(lang)
     for key, row in sources.items():
         if tokenizer:
             row["tokens"] = round(tokens.get(key, 0))
     dropped, notices = _dropped(steps, totals)
+    if tokenizer:
+        unknown = [lang or NOT_STATED for lang in languages if lang not in errors]
+        notices += [f"{lang}: no document was sampled, so its tokens are not in the total" for lang in unknown]
     return {
         "documents": sum(row["documents"] for row in languages.values()),
         "characters": sum(row["characters"] for row in languages.values()),

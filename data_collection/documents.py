@@ -353,9 +353,10 @@ def _code(stated: str) -> str:
 def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
     path = shard.paths[0]
     number = 0
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())  # Arrow itself knows them in lower case only
     try:
         # Arrow's stream, unlike zstandard's, tells a truncated file from a finished one; it reads gzip as well.
-        with pa.input_stream(str(path), compression="detect") as raw, io.BufferedReader(raw, 2**20) as file:
+        with pa.input_stream(str(path), compression=packed) as raw, io.BufferedReader(raw, 2**20) as file:
             while line := file.readline(MAX_DOCUMENT_BYTES):
                 number += 1
                 where = f"{path}:{number}"
@@ -391,6 +392,9 @@ def _parquet_batches(shard: Shard, failed: FailedItems) -> Iterator[tuple[int, p
         with pq.ParquetFile(path, buffer_size=2**20) as file:
             if "text" not in file.schema_arrow.names:
                 failed.add(path, f"no column named text among {', '.join(file.schema_arrow.names)}")
+                return
+            if file.schema_arrow.names.count("text") > 1:
+                failed.add(path, "several columns are named text")
                 return
             for index in range(part.first, part.end) if part else range(file.num_row_groups):
                 group = file.metadata.row_group(index)

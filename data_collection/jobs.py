@@ -19,6 +19,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -104,6 +105,12 @@ ARRAY_SCRIPT = "ARRAY_SCRIPT"  # set by run.sh: the batch script that a step is 
 _POLL_SECONDS = 5.0
 
 
+def _end_with_parent() -> None:
+    """A command killed with SIGKILL must not leave workers that write beside the next one."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def _do(work: Work, item: Item, identity: dict[str, Any], marker_path: Path) -> None:
     failed = FailedItems()
     numbers = work(item, failed)
@@ -122,7 +129,8 @@ def do_shards(job: ShardJob, items: Sequence[Item], num_processes: int | None = 
         return
     progress = Progress(job.stage, len(items), job.unit, done=len(items) - len(todo))
     workers = min(num_processes or num_allocated_cpus(), len(todo))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         try:
             tasks = [(job.work, item, job.identity(item), job.marker_path(item)) for item in todo]
             for future in as_completed([pool.submit(_do, *task) for task in tasks]):
@@ -147,45 +155,65 @@ def _spread(job: ShardJob, items: Sequence[Item], num_processes: int) -> None:
     if num_tasks < 2:
         return
     shares = [left[index::num_tasks] for index in range(num_tasks)]
-    path = job.output_dir / "array.json"
+    life = os.environ.get("SLURM_RESTART_COUNT", "0")  # tasks of an earlier life may still wait with their own shares
+    path = job.output_dir / f"array-{os.environ['SLURM_JOB_ID']}-{life}.json"
     write_json(path, [[item.name for item in share] for share in shares])
     words = ["sbatch", "--parsable", f"--array=1-{num_tasks - 1}", f"--job-name={job.stage}"]
     for option, name in (("partition", "PARTITION"), ("account", "ACCOUNT"), ("qos", "QOS")):
         if value := os.environ.get(f"SLURM_JOB_{name}"):
             words.append(f"--{option}={value}")
+    for option, name in (("mem-per-cpu", "MEM_PER_CPU"), ("mem", "MEM_PER_NODE")):
+        if value := os.environ.get(f"SLURM_{name}"):
+            words.append(f"--{option}={value}")
+    shown = _slurm("scontrol", "-o", "show", "job", os.environ["SLURM_JOB_ID"]) or ""
+    for option, name in (("time", "TimeLimit"), ("comment", "Comment")):
+        if found := re.search(rf" {name}=(\S+)", shown):
+            words.append(f"--{option}={found[1]}")
     words += [
         f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}",
         f"--export=ALL,{SHARES}={path.resolve()}",
     ]
-    answer = _slurm(*words, *os.environ[ARRAY_SCRIPT].split(), *sys.argv[1:])
-    if not answer.strip():
+    answer = (_slurm(*words, *os.environ[ARRAY_SCRIPT].split(), *sys.argv[1:]) or "").strip()
+    if not answer:
         log.info("sbatch gave no array; this job does all shards itself")
         return
-    array = answer.strip().split(";")[0]
+    array = answer.split(";")[0]
     log.info(f"{len(left)} of {len(items)} {job.unit} are left: array {array} of {num_tasks - 1} tasks, and this job")
     do_shards(job, shares[0], num_processes)
+    taken: set[str] = set()
     while True:
-        waiting = [int(task) for task in _slurm("squeue", "-h", "-r", "-j", array, "-t", "PENDING", "-o", "%K").split()]
+        queue = _slurm("squeue", "-h", "-r", "-j", array, "-o", "%t %K")
+        if queue is None:  # a controller that does not answer is no array that has ended
+            time.sleep(_POLL_SECONDS)
+            continue
+        tasks = [line.split() for line in queue.splitlines()]
+        waiting = [task for state, task in tasks if state == "PD" and task not in taken]
         if waiting:  # a full cluster: better do it here than wait
-            _slurm("scancel", f"{array}_{max(waiting)}")
-            do_shards(job, shares[max(waiting)], num_processes)
-        elif _slurm("squeue", "-h", "-r", "-j", array, "-o", "%K").split():
+            taken.add(waiting[-1])
+            _slurm("scancel", f"{array}_{waiting[-1]}")
+            do_shards(job, shares[int(waiting[-1])], num_processes)
+        elif any(task not in taken for _, task in tasks):
             time.sleep(_POLL_SECONDS)
         else:
             return
 
 
 def _max_array_size() -> int:
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config"))
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config") or "")
     return int(found[1]) if found else 1001
 
 
-def _slurm(*words: str) -> str:
-    """What a Slurm command prints; nothing, with its message in the log, when it fails."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
+def _slurm(*words: str) -> str | None:
+    """What a Slurm command prints, "" of jobs that Slurm has forgotten; None, with a line in the log, when it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        log.info(f"{words[0]} failed: {error}")
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:
         log.info(f"{words[0]} failed: {done.stderr.strip()}")
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout
 
 
 def markers(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -12,9 +12,9 @@ FRONT, BACK = 0.1, 0.7  # shares of the pages: where front matter ends, where ba
 MAX_ENTRY = 200  # characters of a line of contents or of an index
 NUM_COVER_PAGES = 4  # both sides of the cover, half title, title
 _PAGE = r"(?:\d{1,4}|[ivxlc]{1,7})"
-_LEADER = re.compile(rf"(?:[.…·・‧]\s*){{3,}}{_PAGE}?\W*$", re.IGNORECASE)
+_LEADER = re.compile(rf"(?:[.…·・‧]\s*+){{3,}}+{_PAGE}?+\W*+$", re.IGNORECASE)
 _ENDS_IN_PAGE = re.compile(
-    rf"(?P<entry>.*?[^\W\d].*?)[\s.…·・‧,，、;:()（）-]*(?<![\d,.])(?P<page>{_PAGE})[)）]?$", re.IGNORECASE
+    rf"(?P<entry>[\W\d]*+[^\W\d].*?)[\s.…·・‧,，、;:()（）-]*(?<![\d,.])(?P<page>{_PAGE})[)）]?$", re.IGNORECASE
 )
 _INDEX_ENTRY = re.compile(
     r"^[^\d\W].{1,70}?[\s,，、;:.…·・]+\d{1,4}[a-z]{0,2}(?:\s?[-–—‒~]\s?\d{1,4})?"
@@ -34,7 +34,7 @@ _INDEX = re.compile(
 )
 _APPENDIX = re.compile(
     r"(?:appendix|appendices|annexes?|anhang|ap[eé]ndices?|anexos?|приложени[ея])"
-    r"(?:\s+(?:[a-zа-я]|\d{1,2}|[ivx]{1,5}))?(?:\s*[.:–—-]\s*.{0,80}|\s+[^\W\d].{0,80})?"
+    r"(?:\s+(?:[a-zа-я]|\d{1,2}|[ivx]{1,5})(?:\s+[^\W\d].{0,80})?)?(?:\s*[.:–—-]\s*.{0,80})?"
     r"|(?:附\s*[录錄]|付\s*[录録])\s*[a-z\d一二三四五六七八九十]{0,3}(?:[\s:：、.].{0,40})?",
     re.IGNORECASE,
 )
@@ -71,13 +71,20 @@ def front_and_back(pages: list[list[Line]]) -> dict[int, str]:
         elif (number < 2 * front or number >= back) and _is_contents(lines, _follows(found, number, "contents")):
             found[number] = "contents"
         elif (at_cover and _num_letters(lines) < 0.25 * full) or (
-            (number < front or number >= count - 3) and _IMPRINT.search(text)
+            (number < front or number >= count - 3)
+            and _num_letters(lines) < 0.75 * full  # a full page may cite a book by its ISBN
+            and _IMPRINT.search(text)
         ):
             found[number] = "cover"
-    headed = (number for number in range(back, count) if _heads(pages[number], _APPENDIX))
+    headed = (number for number in range(back, count) if _heads(_not_begun_small(pages[number]), _APPENDIX))
     for number in range(next(headed, count), count):
         found.setdefault(number, "appendix")
     return found
+
+
+def _not_begun_small(lines: list[Line]) -> list[Line]:
+    """The page's first lines without those that go on with a sentence: the appendix is an organ as well."""
+    return [line for line in lines[:3] if not line.text[:1].islower()]
 
 
 def _follows(found: dict[int, str], number: int, kind: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -151,8 +152,13 @@ def _unique(values):
     return count
 
 
+_HALF_WIDTH_KANA = re.compile("[\uff61-\uff9f]+")  # with their voicing marks two characters are one
+
+
 def read_shingles(text: str, spaced: bool) -> Shingles:
     """The shingles of a text: words where `spaced`, else characters (letters and digits only, spaces left out)."""
+    if not text.isascii():
+        text = _HALF_WIDTH_KANA.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)  # é written as e and an accent
     data = np.frombuffer(text.encode("utf-8", errors="replace"), np.uint8)

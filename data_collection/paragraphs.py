@@ -104,5 +104,5 @@ def _join(before: str, text: str, hyphen: bool, compounds: set[str]) -> str:
 
 def page_texts(pages: list[list[Line]]) -> list[str]:
     """The text of each page, when running lines are dropped."""
-    compounds = {word.lower() for lines in pages for line in lines for word in re.findall(r"\w+-\w+", line.text)}
+    compounds = {word.lower() for lines in pages for line in lines for word in re.findall(r"\b\w+-\w+", line.text)}
     return [join_lines(lines, compounds) for lines in pages]

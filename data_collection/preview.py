@@ -20,11 +20,23 @@ except ModuleNotFoundError:
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.errors import FailedItems, SettingsError
 from configs.languages import language
 from configs.settings import parse, setting
+
+Verdict = Literal[
+    "",
+    "kept",
+    "too_short",
+    "other_language",
+    "few_keywords",
+    "low_density",
+    "few_letters",
+    "repeated_lines",
+    "repeated_ngrams",
+]
 
 
 @dataclass
@@ -34,7 +46,7 @@ class PreviewSettings:
     input: list[str] = setting(help="files or folders of documents")
     lang: str = setting(help="language to keep: a code or name of configs/languages.py")
     number: int = setting(5, help="documents shown")
-    verdict: str = setting("", help="only documents of this verdict: kept, or a reason such as low_density")
+    verdict: Verdict = setting("", help="only documents of this verdict: kept, or a reason such as low_density")
     keywords: Path | None = setting(None, help="keyword list, one a line; none: configs/keywords/LANG.txt")
 
     def problems(self) -> list[str]:

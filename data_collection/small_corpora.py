@@ -166,6 +166,9 @@ class _Element:
         wildcard = f"{{*}}{tag}"
         node = next(self._element.iter(wildcard), None) if tag else self._element
         node = next(self._element.iterancestors(wildcard), None) if node is None else node
+        if node is None:  # a child of what is around, such as the subject that all pairs of a document share
+            around = self._element.iterancestors()
+            node = next((child for outer in around for child in outer.iterchildren(wildcard)), None)
         if node is None:
             return None
         return node.get(attribute) if attribute else "".join(node.itertext())
@@ -216,8 +219,16 @@ class DatasetShard:
             num_shards=self.count, index=self.index
         )
         more = {"file": self.name, "subset": self.subset}
-        rows = ((f"{self.name}:{number}", _Object(row, more)) for number, row in enumerate(part, 1))
-        yield from _documents(rows, self.mapping, self.name, passed_over)
+
+        def rows() -> Iterator[tuple[str, Row]]:
+            number = 0
+            try:
+                for number, row in enumerate(part, 1):
+                    yield f"{self.name}:{number}", _Object(row, more)
+            except (pa.ArrowException, ValueError) as error:
+                failed.add(self.name, f"cannot be read after row {number}: {error}")
+
+        yield from _documents(rows(), self.mapping, self.name, passed_over)
 
 
 def find_mapped_shards(name: str, mapping: CorpusMapping, path: str) -> list[FileShard | DatasetShard]:
@@ -325,6 +336,11 @@ def _json_lines(path: Path, below: str, mapping: CorpusMapping, failed: FailedIt
             while line := file.readline(MAX_DOCUMENT_BYTES):
                 number += 1
                 where = f"{path}:{number}"
+                if len(line) == MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
+                    failed.add(where, f"the line is longer than {MAX_DOCUMENT_BYTES:,} bytes")
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_DOCUMENT_BYTES)
+                    continue
                 if not line.strip():
                     continue
                 try:

@@ -299,7 +299,6 @@ def forget_failures(book: Book, output_dir: Path) -> None:
         return
     record = read_json(path)
     if record["status"] == "failed" or record["failed_pages"]:
-        path.unlink()
         if journal_path(book, output_dir).exists():
             old = Journal(journal_path(book, output_dir))
             old.close()
@@ -307,6 +306,7 @@ def forget_failures(book: Book, output_dir: Path) -> None:
             new = Journal(old.path)
             new.append([row for row in old.rows if row.get("method") != "failed"])
             new.close()
+        path.unlink()  # last: without the record nobody would look for failed pages again
 
 
 @dataclass

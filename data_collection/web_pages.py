@@ -146,6 +146,9 @@ def _warc_pages(shard: Shard, max_bytes: int, failed: FailedItems, passed_over: 
             for number, record in enumerate(ArchiveIterator(file, record_types=wanted, auto_decode="none"), 1):
                 is_response = record.record_type == WarcRecordType.response
                 headers = record.http_headers if is_response else record.headers
+                if not len(record.headers):
+                    failed.add(path, f"cut off in record {number}")
+                    continue
                 if headers is None:
                     passed_over["not HTTP"] += 1
                     continue
@@ -157,10 +160,14 @@ def _warc_pages(shard: Shard, max_bytes: int, failed: FailedItems, passed_over: 
                     passed_over["not HTML"] += 1
                 else:
                     names = ("content-type", "content-encoding", "transfer-encoding")
+                    html = record.reader.read(max_bytes + 1)
+                    if len(html) < min(record.content_length, max_bytes + 1):
+                        failed.add(path, f"cut off in record {number}")
+                        continue
                     yield Page(
                         f"{path}:{number}",
                         f"{shard.name}-{number}",
-                        record.reader.read(max_bytes + 1),
+                        html,
                         record.headers.get("WARC-Target-URI") or "",
                         {name: kept[name] for name in names if name in kept},
                     )
@@ -206,9 +213,7 @@ def extract_page(html: bytes, url: str, headers: dict[str, str], max_bytes: int)
         "text": (page.text if page else "") or "",
         "url": canonical or (page.url if page else "") or "",
         "licence": licence,
-        "meta": {
-            name: getattr(page, name) for name in ("title", "date", "author", "sitename") if getattr(page, name, "")
-        },
+        "meta": {name: getattr(page, name) for name in PAGE_FIELDS if getattr(page, name, "")},
     }
 
 

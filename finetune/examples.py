@@ -57,7 +57,11 @@ def leave_out_test_questions(questions: Sequence[Question], data: Path, failed: 
     except MissingInputError:
         log.info(f"{data} has no test questions, so none was looked for in the training questions")
         return list(questions)
-    test = TestQuestions(read_test_questions([data], failed))
+    try:
+        test = TestQuestions(read_test_questions([data], FailedItems()))  # unusable test rows fail no training
+    except MissingInputError as error:
+        log.info(f"no test question was looked for in the training questions: {error.what}")
+        return list(questions)
     clean = []
     for question, hits in zip(questions, test.find([question_text(question) for question in questions]), strict=True):
         if hits:

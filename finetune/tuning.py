@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from configs import records
-from configs.errors import ExitCode, FailedItems
+from configs.errors import FailedItems
 from configs.files import fingerprint
 from configs.progress import log, rank
 from configs.settings import setting
@@ -24,7 +24,7 @@ from finetune.examples import (
 )
 from finetune.prompts import prompt_record, save_prompt
 from pretrain.checkpoints import remove_all
-from pretrain.launching import leave_group
+from pretrain.launching import code_when_stopped, leave_group
 from pretrain.models import find_model, load_model, load_tokenizer, model_identity, refuse_adapter
 from pretrain.pretraining import recorded, training_identity
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
@@ -127,7 +127,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         if status == "finished" and rank() == 0:
             remove_all(Path(args.output_dir))
             print(args.output_dir)
-    return failed.exit_code if status == "finished" else ExitCode.DONE  # run.sh requeues a stopped run that gave 0
+    return failed.exit_code if status == "finished" else code_when_stopped()
 
 
 def _finish(

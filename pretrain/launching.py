@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,8 @@ from configs.errors import EXIT_CODE_FILE, ExitCode
 from configs.progress import log
 
 STOP_FILE_VARIABLE = "STOP_FILE"  # names the file whose presence ends a run; run.sh sets it
+PLAIN = "PLAIN_START"  # environment variable: no run.sh and no launcher watches this process
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 SECONDS_TO_END = 10
 
 
@@ -38,7 +42,11 @@ def launch_all_processes() -> None:
     asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
     num_processes = torch.cuda.device_count() or max(1, asked // num_nodes)
     if num_processes * num_nodes == 1:
-        _stop_on_sigterm(Path(tempfile.gettempdir()) / f"stop-{os.getpid()}")
+        if STOP_FILE_VARIABLE not in os.environ:
+            folder = tempfile.mkdtemp(prefix="stop-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            os.environ[STOP_FILE_VARIABLE], os.environ[PLAIN] = str(Path(folder) / "stop"), "yes"
+        _stop_on_sigterm()
         return
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
     words = [sys.executable, "-m", "torch.distributed.run"]
@@ -55,12 +63,15 @@ def launch_all_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # torchrun knows only success and failure, so the processes leave their code in a file.
         code_file = Path(folder) / "code"
-        os.environ.setdefault(STOP_FILE_VARIABLE, str(Path(folder) / "stop"))
+        plain = STOP_FILE_VARIABLE not in os.environ
+        stop_file = Path(os.environ.setdefault(STOP_FILE_VARIABLE, str(Path(folder) / "stop")))
         environment = {**os.environ, EXIT_CODE_FILE: str(code_file)}
         with subprocess.Popen([*words, *sys.argv], env=environment, stdin=subprocess.PIPE) as torchrun:
-            _stop_on_sigterm(Path(os.environ[STOP_FILE_VARIABLE]))
+            _stop_on_sigterm()
             torchrun.wait()
         code = int(code_file.read_text()) if code_file.is_file() else ExitCode.DONE
+        if plain and stop_file.exists() and code == ExitCode.DONE and torchrun.returncode == 0:
+            code = ENDED_BY_SIGTERM
     if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS):  # a process crashed beside those
         code = ExitCode.BUG
     if code == ExitCode.FAILED_ITEMS and num_nodes > 1:
@@ -68,9 +79,18 @@ def launch_all_processes() -> None:
     sys.exit(code)
 
 
-def _stop_on_sigterm(default: Path) -> None:
+def code_when_stopped() -> int:
+    """The exit code of a run that a STOP file ended.
+
+    0 for run.sh, which looks at the file and requeues the job, and for the launcher; 143 for whoever started one
+    process plainly and sent it SIGTERM, so that nothing goes on from it.
+    """
+    return ENDED_BY_SIGTERM if PLAIN in os.environ and Path(os.environ[STOP_FILE_VARIABLE]).exists() else ExitCode.DONE
+
+
+def _stop_on_sigterm() -> None:
     """Have SIGTERM end the run after the step in progress, with a checkpoint (`callbacks.StopFileCallback`)."""
-    stop_file = Path(os.environ.setdefault(STOP_FILE_VARIABLE, str(default)))
+    stop_file = Path(os.environ[STOP_FILE_VARIABLE])
     signal.signal(signal.SIGTERM, lambda *_: stop_file.touch())
 
 

@@ -15,7 +15,7 @@ from configs.progress import duration, log, rank
 from configs.settings import setting
 from pretrain.blocks import TokenBlocks
 from pretrain.checkpoints import remove_all
-from pretrain.launching import leave_group
+from pretrain.launching import code_when_stopped, leave_group
 from pretrain.models import find_model, load_model, load_tokenizer, model_identity, refuse_adapter
 from pretrain.tokenizing import tokenizer_hash
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
@@ -140,7 +140,7 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
         if status == "finished" and rank() == 0:
             remove_all(Path(args.output_dir))
             print(args.output_dir)
-    return 0
+    return code_when_stopped() if status == "stopped" else 0
 
 
 def recorded(output_dir: str, stage: str, settings: dict[str, Any], identity: dict[str, Any]) -> Any:

@@ -103,6 +103,8 @@ def test_intervals():
     for count, total in ((5, 275), (2, 94), (3772, 4000)):
         for bound in wilson(count, total):  # where the score test of the bound just gives 5 %
             assert (count / total - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / total)
+    for total in range(1, 200):  # rounding must not put the share outside its interval
+        assert wilson(0, total)[0] == 0 and wilson(total, total)[1] == 1
     assert wilson(0, 94)[0] == 0 and wilson(94, 94)[1] == pytest.approx(1) and wilson(0, 0) == (0, 1)
 
 

@@ -63,6 +63,7 @@ def write_dataset(path):
         ("d.parquet", write_parquet),
         ("d.jsonl", write_json_lines),
         ("d.jsonl.gz", write_gz),
+        ("D.JSONL.GZ", write_gz),
         ("d.jsonl.zst", write_zst),
         ("saved", write_dataset),
     ],
@@ -133,6 +134,14 @@ def test_a_damaged_file_is_a_failed_item(tmp_path, name):
         path.write_bytes(path.read_bytes()[:-20])
     found, failed = read_all([path])
     assert len(found) < 3 and len(failed) == 1 and str(path) in failed.items[0]["where"]
+
+
+def test_a_file_with_two_columns_named_text_is_a_failed_item(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "two.parquet")
+    write_parquet(tmp_path / "whole.parquet")
+    found, failed = read_all([tmp_path])
+    assert found == DOCUMENTS and [item["reason"] for item in failed.items] == ["several columns are named text"]
 
 
 def test_parquet_text_that_is_not_utf8_fails_alone(tmp_path):

@@ -187,6 +187,17 @@ def test_cover_contents_index_and_appendix_are_recognised():
     assert [found.get(number) for number in range(len(pages))] == [kind for kind, _ in pages]
 
 
+def test_an_organ_is_no_appendix_and_a_full_page_that_cites_a_book_no_cover():
+    pages = [lines for _, lines in book()]
+    for number, text in enumerate(
+        ("appendix was found inflamed and was removed", "Appendix vermiformis is a blind tube")
+    ):
+        pages[45 + number] = [Line(text, number == 1), *prose(number)]
+    pages[5] = [*prose(5), Line("See Smith, Surgery, ISBN 978-0-00-000000-2.", False)]
+    found = front_and_back(pages)
+    assert 5 not in found and found.get(50) == "appendix" and not {44, 45, 46, 47, 48} & set(found)
+
+
 def test_ocr_that_reads_leaders_badly_still_gives_contents():
     texts = [
         "目录",

@@ -185,10 +185,15 @@ def test_damaged_archives_are_failed_items_and_what_comes_before_is_read(tmp_pat
     (tmp_path / "bad.warc.gz").write_bytes(whole[:middle] + b"\xff" * 40 + whole[middle + 40 :])
     (tmp_path / "noise.warc").write_bytes(random.Random(0).randbytes(50_000))
     (tmp_path / "head.warc").write_bytes(b"WARC/1.0\r\nWARC-Type: response\r\nX: " + b"y" * 5_000_000)
+    plain = write_warc(
+        tmp_path / "p.warc", [(f"https://a.org/{n}", page().encode(), HTML, 200) for n in range(9)], False
+    ).read_bytes()
+    (tmp_path / "cut.warc").write_bytes(plain[: len(plain) - len(page().encode()) // 2])
     found = {}
     for shard in find_web_shards([tmp_path]):
         failed = FailedItems()
         found[shard.name] = (len(list(read_pages(shard, 10**6, failed, Counter()))), len(failed))
+    assert found["p"] == (9, 0) and found["cut"] == (8, 1)
     assert found["w"] == (9, 0) and found["noise"] == found["head"] == (0, 1)
     assert found["bad"][0] in (4, 5) and found["bad"][1] == 1
 
