@@ -17,7 +17,7 @@ from configs.errors import EXIT_CODE_FILE, ExitCode
 from configs.progress import log
 
 STOP_FILE_VARIABLE = "STOP_FILE"  # names the file whose presence ends a run; run.sh sets it
-PLAIN = "PLAIN_START"  # environment variable: no run.sh and no launcher watches this process
+OWN_STOP_FILE = "stopped-by-sigterm"  # its name where one process, watched by no run.sh or launcher, made it
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 SECONDS_TO_END = 10
 
@@ -45,7 +45,7 @@ def launch_all_processes() -> None:
         if STOP_FILE_VARIABLE not in os.environ:
             folder = tempfile.mkdtemp(prefix="stop-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            os.environ[STOP_FILE_VARIABLE], os.environ[PLAIN] = str(Path(folder) / "stop"), "yes"
+            os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / OWN_STOP_FILE)
         _stop_on_sigterm()
         return
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
@@ -85,7 +85,8 @@ def code_when_stopped() -> int:
     0 for run.sh, which looks at the file and requeues the job, and for the launcher; 143 for whoever started one
     process plainly and sent it SIGTERM, so that nothing goes on from it.
     """
-    return ENDED_BY_SIGTERM if PLAIN in os.environ and Path(os.environ[STOP_FILE_VARIABLE]).exists() else ExitCode.DONE
+    stop_file = Path(os.environ.get(STOP_FILE_VARIABLE, ""))
+    return ENDED_BY_SIGTERM if stop_file.name == OWN_STOP_FILE and stop_file.exists() else ExitCode.DONE
 
 
 def _stop_on_sigterm() -> None:
