@@ -350,33 +350,40 @@ def _code(stated: str) -> str:
     return _CODE_BY_NAME.get(stated) or re.split(r"[-_]", stated)[0]
 
 
-def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
-    path = shard.paths[0]
+def read_lines(path: Path, failed: FailedItems) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, .gz and .zst unpacked, that are not blank, with their numbers from 1.
+
+    A line of more than `MAX_DOCUMENT_BYTES` is added to `failed` and never held in memory; so is the file when it
+    cannot be read (further).
+    """
     number = 0
-    packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())  # Arrow itself knows them in lower case only
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower(), "detect")  # Arrow knows lower case only
     try:
         # Arrow's stream, unlike zstandard's, tells a truncated file from a finished one; it reads gzip as well.
         with pa.input_stream(str(path), compression=packed) as raw, io.BufferedReader(raw, 2**20) as file:
             while line := file.readline(MAX_DOCUMENT_BYTES):
                 number += 1
-                where = f"{path}:{number}"
                 if len(line) == MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
-                    failed.add(where, f"the line is longer than {MAX_DOCUMENT_BYTES:,} bytes")
+                    failed.add(f"{path}:{number}", f"the line is longer than {MAX_DOCUMENT_BYTES:,} bytes")
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_DOCUMENT_BYTES)
-                    continue
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except UnicodeDecodeError as error:
-                    failed.add(where, f"not UTF-8: {error.reason} at byte {error.start}")
-                except (ValueError, RecursionError) as error:
-                    failed.add(where, f"not JSON: {error}")
-                else:
-                    yield where, f"{shard.name}-{number}", row
+                elif line.strip():
+                    yield number, line
     except (OSError, pa.ArrowException) as error:
         failed.add(path, f"cannot be read after line {number}: {error}")
+
+
+def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
+    for number, line in read_lines(shard.paths[0], failed):
+        where = f"{shard.paths[0]}:{number}"
+        try:
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            failed.add(where, f"not UTF-8: {error.reason} at byte {error.start}")
+        except (ValueError, RecursionError) as error:
+            failed.add(where, f"not JSON: {error}")
+        else:
+            yield where, f"{shard.name}-{number}", row
 
 
 def _parquet_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:

@@ -35,6 +35,7 @@ from configs.languages import LANGUAGES
 from configs.progress import Progress
 from data_collection.documents import Document, DocumentWriter, Shard, read_shard
 from data_collection.jobs import ShardJob, shard_files
+from data_collection.totals import summarise_groups
 
 DOCUMENT = np.dtype([("shingles", "<u8"), ("id", "<u8"), ("num_shingles", "<u4"), ("num_id_bytes", "<u4")])
 EXACT = np.dtype([("hash", "<u8"), ("check", "<u8"), ("priority", "<u8"), ("row", "<u4")])
@@ -55,7 +56,6 @@ REJECTED_COLUMNS = (
     pa.field("duplicate_of_shard", pa.string()),
     pa.field("similarity", pa.float32()),
 )
-NUM_SOURCES_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -588,29 +588,4 @@ def summarise_signatures(markers: Iterator[tuple[Shard, dict[str, Any]]]) -> tup
 
 def summarise(markers: Iterator[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """stats.json and the result of the whole."""
-    total: Counter[str] = Counter()
-    characters: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    groups: dict[str, dict[str, Counter[str]]] = {"source": {}, "lang": {}}
-    for _, marker in markers:
-        total.update(kept=marker["kept"], rejected=marker["rejected"])
-        total["read"] += marker["read"]
-        total["failed"] += len(marker["failed"])
-        characters.update(marker["characters"])
-        for reason, source, lang, number in marker["counts"]:
-            for group, value in (("source", source), ("lang", lang)):
-                groups[group].setdefault(value, Counter())[reason or "kept"] += number
-            if reason:
-                reasons[reason] += number
-    result = {name: total[name] for name in ("read", "kept", "rejected", "failed")}
-    result["rejected_by_reason"] = dict(sorted(reasons.items()))
-    result["characters"] = {"read": characters.total(), "kept": characters[""]}
-    return {**result, **{f"by_{name}": _largest(counts) for name, counts in groups.items()}}, result
-
-
-def _largest(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
-    largest = sorted(counts.items(), key=lambda pair: (-pair[1].total(), pair[0]))
-    rest = sum((count for _, count in largest[NUM_SOURCES_SHOWN:]), Counter())
-    shown = [(name or "(not stated)", count) for name, count in largest[:NUM_SOURCES_SHOWN]]
-    shown += [("(others)", rest)] if rest else []
-    return {name: {"read": count.total(), **dict(sorted(count.items()))} for name, count in shown}
+    return summarise_groups(markers, ("source", "lang"))

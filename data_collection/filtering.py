@@ -30,8 +30,8 @@ from data_collection.keywords import KeywordMatcher, read_keywords, utf8_buffers
 from data_collection.personal_data import mask
 from data_collection.quality import MIN_LETTERS_SPACED, MIN_LETTERS_UNSPACED, problem, repair
 from data_collection.thresholds import Thresholds
+from data_collection.totals import summarise_groups
 
-NUM_SOURCES_SHOWN = 200
 REJECTED_COLUMNS = (
     pa.field("reason", pa.string()),
     pa.field("num_keywords", pa.int32()),
@@ -222,47 +222,5 @@ def _labels(metas: pa.Array) -> pa.Array:
 
 
 def summarise(markers: Iterable[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The statistics of all shards.
-
-    Returns:
-        (what stats.json says, the totals for run.json)
-    """
-    total: Counter[str] = Counter()
-    characters: Counter[str] = Counter()
-    groups: dict[str, dict[str, Counter[str]]] = {"reason": {}, "source": {}, "label": {}}
-    for _, marker in markers:
-        total.update(kept=marker["kept"], rejected=marker["rejected"])
-        total["read"] += marker["read"]
-        total["failed"] += len(marker["failed"])
-        characters.update(marker["characters"])
-        for reason, source, label, number in marker["counts"]:
-            for group, value in (("source", source), ("label", label)):
-                groups[group].setdefault(value, Counter())[reason or "kept"] += number
-            groups["reason"].setdefault(reason or "kept", Counter())["documents"] += number
-    statistics = _statistics(total, characters, groups)
-    result = {name: statistics[name] for name in ("read", "kept", "rejected", "failed", "rejected_by_reason")}
-    return statistics, {**result, "characters": statistics["characters"]}
-
-
-def _statistics(
-    total: Counter[str], characters: Counter[str], groups: dict[str, dict[str, Counter[str]]]
-) -> dict[str, Any]:
-    reasons = {name: count["documents"] for name, count in groups["reason"].items() if name != "kept"}
-    shown: dict[str, Any] = {}
-    for group in ("source", "label"):
-        if set(groups[group]) <= {""}:
-            continue
-        largest = sorted(groups[group].items(), key=lambda pair: (-pair[1].total(), pair[0]))
-        shown[f"by_{group}"] = {
-            name or "(not stated)": {"read": count.total(), **dict(sorted(count.items()))}
-            for name, count in largest[:NUM_SOURCES_SHOWN]
-        }
-        if len(largest) > NUM_SOURCES_SHOWN:
-            rest = sum((count for _, count in largest[NUM_SOURCES_SHOWN:]), Counter())
-            shown[f"by_{group}"]["(others)"] = {"read": rest.total(), **dict(sorted(rest.items()))}
-    return {
-        **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
-        "rejected_by_reason": dict(sorted(reasons.items())),
-        "characters": {"read": characters.total(), "kept": characters[""]},
-        **shown,
-    }
+    """The statistics of all shards, by source and by label where there are such: (stats.json, the run record's)."""
+    return summarise_groups(markers, ("source", "label"), hide_unstated=True)

@@ -222,8 +222,8 @@ def markers(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[st
         yield item, read_json(job.marker_path(item))
 
 
-def _checked(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The markers of a job that keeps and rejects, checked: all rows read are kept or rejected, and in the files."""
+def _checked(job: ShardJob, items: Sequence[Item], failed: FailedItems) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The markers, their failed items taken, and checked: all rows read are kept or rejected, and in the files."""
     for item, marker in markers(job, items):
         for part, path in zip(("kept", "rejected"), shard_files(job.output_dir, item), strict=True):
             if part not in marker:
@@ -239,6 +239,7 @@ def _checked(job: ShardJob, items: Sequence[Item]) -> Iterator[tuple[Any, dict[s
                 )
         if "kept" in marker:
             assert marker["read"] == marker["kept"] + marker["rejected"], (item.name, marker)
+        failed.items.extend(marker["failed"])
         yield item, marker
 
 
@@ -285,10 +286,9 @@ def run_shard_job(
         if count == 1 and "SLURM_JOB_ID" in os.environ and ARRAY_SCRIPT in os.environ:
             _spread(job, items, num_processes)
         do_shards(job, items, num_processes)
-        statistics, result = summarise(_checked(job, items))
         failed = FailedItems()
-        for item, marker in markers(job, items):
-            failed.items.extend(marker["failed"])
+        statistics, result = summarise(_checked(job, items, failed))
+        for item in items:
             for path in (*job.outputs(item), job.marker_path(item)):
                 remove_half_written(path)
         failed.write(job.output_dir / "failures.jsonl")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import json
 import re
 from collections import Counter
@@ -20,7 +19,7 @@ from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
 from configs.files import REPOSITORY, file_identity, fingerprint
 from configs.records import plain
 from configs.settings import parse, setting
-from data_collection.documents import MAX_DOCUMENT_BYTES, Document, to_document
+from data_collection.documents import MAX_DOCUMENT_BYTES, Document, read_lines, to_document
 
 MAPPINGS = REPOSITORY / "configs" / "mappings"
 SUFFIX_OF_FORMAT = {
@@ -330,29 +329,16 @@ def _records(value: Any, names: list[str], outer: dict[str, Any]) -> Iterator[tu
 
 
 def _json_lines(path: Path, below: str, mapping: CorpusMapping, failed: FailedItems) -> Iterator[tuple[str, Row]]:
-    number = 0
-    try:
-        with pa.input_stream(str(path), compression="detect") as raw, io.BufferedReader(raw, 2**20) as file:
-            while line := file.readline(MAX_DOCUMENT_BYTES):
-                number += 1
-                where = f"{path}:{number}"
-                if len(line) == MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
-                    failed.add(where, f"the line is longer than {MAX_DOCUMENT_BYTES:,} bytes")
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(MAX_DOCUMENT_BYTES)
-                    continue
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8-sig"))
-                    if not isinstance(row, dict):
-                        raise ValueError(f"not an object but {type(row).__name__}")
-                except (ValueError, RecursionError) as error:
-                    failed.add(where, f"not a JSON object: {error}")
-                else:
-                    yield where, _Object(row, {"file": below})
-    except (OSError, pa.ArrowException) as error:
-        failed.add(path, f"cannot be read after line {number}: {error}")
+    for number, line in read_lines(path, failed):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+            if not isinstance(row, dict):
+                raise ValueError(f"not an object but {type(row).__name__}")
+        except (ValueError, RecursionError) as error:
+            failed.add(where, f"not a JSON object: {error}")
+        else:
+            yield where, _Object(row, {"file": below})
 
 
 def _table_rows(path: Path, below: str, mapping: CorpusMapping, failed: FailedItems) -> Iterator[tuple[str, Row]]:

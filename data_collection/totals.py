@@ -1,9 +1,9 @@
-"""The totals of a step that makes documents (`web.py`, `merge.py`)."""
+"""The totals of a step over all its shards, from their markers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from data_collection.documents import Document, Shard
@@ -70,3 +70,46 @@ def summarise(marked: Iterable[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str,
         others = {"(others)": group.total() - sum(shown.values())} if len(group) > MAX_SHOWN else {}
         statistics[f"kept_by_{name}"] = shown | others
     return statistics, result
+
+
+def summarise_groups(
+    markers: Iterable[tuple[Shard, dict[str, Any]]], names: Sequence[str], hide_unstated: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The totals of a step that keeps and rejects documents, with the reasons in each group of them.
+
+    Args:
+        markers: the shards with their markers, whose `counts` are rows of reason (empty for kept), one value for each
+            of `names`, and number.
+        names: what documents are grouped by.
+        hide_unstated: leave a grouping out in which no document states a value.
+
+    Returns:
+        (statistics, the totals for the run record)
+    """
+    total: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    groups: dict[str, dict[str, Counter[str]]] = {name: {} for name in names}
+    for _, marker in markers:
+        total.update({name: marker[name] for name in ("read", "kept", "rejected")}, failed=len(marker["failed"]))
+        characters.update(marker["characters"])
+        for reason, *values, number in marker["counts"]:
+            for name, value in zip(names, values, strict=True):
+                groups[name].setdefault(value, Counter())[reason or "kept"] += number
+            if reason:
+                reasons[reason] += number
+    result = {
+        **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "characters": {"read": characters.total(), "kept": characters[""]},
+    }
+    shown = {name: group for name, group in groups.items() if not (hide_unstated and set(group) <= {""})}
+    return {**result, **{f"by_{name}": _largest(group) for name, group in shown.items()}}, result
+
+
+def _largest(groups: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    largest = sorted(groups.items(), key=lambda pair: (-pair[1].total(), pair[0]))
+    shown = [(name or "(not stated)", count) for name, count in largest[:MAX_SHOWN]]
+    if rest := sum((count for _, count in largest[MAX_SHOWN:]), Counter()):
+        shown.append(("(others)", rest))
+    return {name: {"read": count.total(), **dict(sorted(count.items()))} for name, count in shown}
