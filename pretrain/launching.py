@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import signal
@@ -103,6 +104,42 @@ def _end_with_launcher() -> None:
     """
     os.read(0, 1)
     os._exit(ExitCode.BUG)
+
+
+def let_killed_builds_go() -> None:
+    """Have torch lock the folder of a C++ extension with a lock that ends with its holder.
+
+    DeepSpeed's are compiled at their first use and looked up at every start, each time under a lock file. torch's own
+    is a file that its holder removes: after one SIGKILL between the two, every training on this machine would wait for
+    ever for a process that is gone.
+    """
+    from torch.utils import cpp_extension
+
+    cpp_extension.FileBaton = _KernelLock
+
+
+class _KernelLock:
+    """What torch.utils.file_baton.FileBaton offers, by flock on a file beside torch's own."""
+
+    def __init__(self, lock_file_path: str, *_: object, **__: object):
+        self._file = open(f"{lock_file_path}.flock", "a")  # noqa: SIM115 (held until released)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it; returns whether."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Return when whoever has the lock is done, or dead."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._file.close()
 
 
 def join_group_of_one() -> None:

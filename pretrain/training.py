@@ -20,7 +20,7 @@ from configs.settings import setting
 from pretrain import checkpoints
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import STOP_FILE, CompleteCheckpointCallback, MetricsCallback, StopFileCallback, read_metrics
-from pretrain.launching import join_group_of_one
+from pretrain.launching import join_group_of_one, let_killed_builds_go
 
 
 def native_bf16() -> bool:
@@ -61,6 +61,7 @@ class TrainSettings(TrainingArguments):
             if isinstance(self.deepspeed, str) and not Path(self.deepspeed).is_file():
                 self.deepspeed = str(REPOSITORY / self.deepspeed)  # configs/deepspeed/..., from another folder
             join_group_of_one()
+            let_killed_builds_go()
             self._join_group()
         asked = self.output_dir
         super().__post_init__()

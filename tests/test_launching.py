@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -103,3 +104,42 @@ def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
         command = [sys.executable, str(tmp_path / "script.py"), *words]
         answer = subprocess.run(command, env=script_env | env, capture_output=True, text=True, timeout=60, check=True)
         assert answer.stdout == f"{os.getpid()} False\n"
+
+
+BUILDER = """
+import sys, time
+from torch.utils import cpp_extension
+from pretrain.launching import let_killed_builds_go
+
+let_killed_builds_go()
+baton = cpp_extension.FileBaton(sys.argv[1])
+print(baton.try_acquire(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_build_of_an_extension_does_not_hold_up_the_next(tmp_path, script_env, monkeypatch):
+    """torch's own lock file outlives its holder, and every later training would wait for it."""
+    from torch.utils import cpp_extension
+
+    from pretrain.launching import let_killed_builds_go
+
+    monkeypatch.setattr(cpp_extension, "FileBaton", cpp_extension.FileBaton)  # put back at the end
+    let_killed_builds_go()
+    lock = tmp_path / "lock"
+    lock.touch()  # as torch's own leaves it
+    command = [sys.executable, "-c", BUILDER, str(lock)]
+    with subprocess.Popen(command, env=script_env, stdout=subprocess.PIPE, text=True) as builder:
+        assert builder.stdout.readline() == "True\n"
+        second = cpp_extension.FileBaton(str(lock), wait_seconds=1)
+        assert not second.try_acquire()
+        waiter = threading.Thread(target=second.wait, daemon=True)
+        waiter.start()
+        waiter.join(0.5)
+        assert waiter.is_alive()
+        builder.kill()
+        waiter.join(60)
+        assert not waiter.is_alive()
+    third = cpp_extension.FileBaton(str(lock))
+    assert third.try_acquire()
+    third.release()
