@@ -2,6 +2,8 @@
 #SBATCH --job-name=data
 #SBATCH --cpus-per-task=8
 #SBATCH --mem-per-cpu=4G
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # One step of data collection, on a cluster or here:
 #   sbatch data_collection/run.sh STEP ARGUMENTS...        spreads itself over an array, as large as the work left wants
 #   sbatch --array=0-7 data_collection/run.sh STEP ARGUMENTS...        an array of your own

@@ -4,6 +4,8 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # Ask a model the benchmark's questions and score its answers, on a cluster or here; the same command goes on:
 #   sbatch inference/run.sh [ARGUMENTS...]                 (python inference/eval.py --help lists them)
 #   bash inference/run.sh [ARGUMENTS...]

@@ -125,7 +125,7 @@ stage prepare decontaminate "--gpus-per-node=0" pretrain/run.sh prepare --config
   --input "$run/corpus" --output_dir "$run/blocks" --model_name_or_path "$model"
 stage pretrain prepare "--nodes=$nodes" pretrain/run.sh --config "$settings/pretrain.yaml" \
   --data "$run/blocks" --model_name_or_path "$model" --output_dir "$run/pretrain"
-stage finetune pretrain "" finetune/run.sh --config "$settings/finetune.yaml" --lora \
+stage finetune pretrain "" finetune/run.sh --config "$settings/finetune.yaml" \
   --data "$data" --model_name_or_path "$run/pretrain" --output_dir "$run/finetune"
 stage eval-base "" "" inference/run.sh --config "$settings/eval.yaml" --data "$data" \
   --model_name_or_path "$model" --label base --output_dir "$run/eval-base"

@@ -23,6 +23,7 @@ SETTINGS = {
         "deepspeed": "configs/deepspeed/zero2.json",
     },
     "finetune": {
+        "lora": True,
         "block_size": 640,
         "max_steps": 2,
         "per_device_train_batch_size": 1,
@@ -89,9 +90,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chain(env: dict[str, str], work: Path, run: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", "scripts/chain.sh", "--data", work / "data", "--output_dir", work / run, "--settings"]
     command += [work / "settings", "--model", work / "model", *words]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env={**env, "NUM_PROCESSES": "2"}, capture_output=True, text=True, timeout=540
-    )
+    env = {**env, "NUM_PROCESSES": "2"}
+    try:
+        return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=540)
+    except subprocess.TimeoutExpired:  # the jobs would hold the nodes that other tests wait for
+        subprocess.run(["scancel", "--me"], env=env, check=True)
+        raise
 
 
 def queue(env: dict[str, str]) -> str:
