@@ -1,0 +1,323 @@
+"""The client for any OpenAI-compatible server: vLLM, SGLang, llama.cpp, hosted models.
+
+Many requests at once under the server's rate limits, each tried again after what passes (429, 5xx, a broken connection,
+half an answer), told at once after what does not (a wrong key, an unknown model), and never beyond the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from aiolimiter import AsyncLimiter
+
+from configs.errors import EnvironmentFailure, SettingsError
+from configs.progress import log
+from configs.settings import setting
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a second try, doubled at each further one
+BYTES_PER_TOKEN = 3  # of UTF-8 text, on the dear side: what a request may cost must be known before it is sent
+
+
+@dataclass
+class ServerSettings:
+    """Which server to ask, how fast, and for how much."""
+
+    server_url: str = setting("http://127.0.0.1:8000/v1", "address of an OpenAI-compatible server")
+    server_model: str | None = setting(None, "the model's name there; the only one it serves by default")
+    api_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the key; unset: none is sent")
+    max_concurrent_requests: int = setting(16, "requests in flight at once")
+    requests_per_minute: float | None = setting(None, "limit of the server")
+    tokens_per_minute: float | None = setting(None, "limit of the server, prompt and answer together")
+    request_timeout: float = setting(300.0, "seconds before a request is given up and tried again")
+    max_retries: int = setting(8, "further tries of a request that failed in passing")
+    input_price: float = setting(0.0, "price of a million prompt tokens")
+    output_price: float = setting(0.0, "price of a million tokens of answer")
+    budget: float | None = setting(None, "the most that this command may spend, in the currency of the prices")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        above_0 = ("max_concurrent_requests", "requests_per_minute", "tokens_per_minute", "request_timeout")
+        not_below_0 = ("max_retries", "input_price", "output_price", "budget")
+        values = {name: value for name in above_0 + not_below_0 if (value := getattr(self, name)) is not None}
+        found = [f"{name} {values[name]}: wanted above 0" for name in above_0 if values.get(name, 1) <= 0]
+        found += [f"{name} {values[name]}: wanted 0 or more" for name in not_below_0 if values.get(name, 0) < 0]
+        if self.budget is not None and not self.input_price + self.output_price:
+            found.append("budget: wanted with input_price and output_price, or nothing is counted against it")
+        return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation that a server is to go on with.
+
+    Attributes:
+        key: the caller's name for it, given back with the answer.
+        messages: role and content of each message.
+        max_new_tokens: limit of the answer.
+        options: further fields of the request, such as temperature or seed; temperature 0 where none is given.
+    """
+
+    key: Any
+    messages: list[dict[str, str]]
+    max_new_tokens: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def most_tokens(self) -> tuple[int, int]:
+        """The most tokens that the prompt and the answer may have, about: the server alone knows."""
+        return sum(len(m["content"].encode()) // BYTES_PER_TOKEN + 8 for m in self.messages), self.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request: a text, or the reason why there is none.
+
+    Attributes:
+        key: the request's.
+        text: the answer, None when all tries failed.
+        error: why there is no text.
+        hit_limit: the answer was cut at `max_new_tokens`.
+        model: the name of the model that the server says has answered.
+        num_prompt_tokens, num_new_tokens: as the server counts them, 0 where it does not.
+        num_tries: requests sent.
+        seconds: from the first of them to the end.
+    """
+
+    key: Any
+    text: str | None
+    error: str | None
+    hit_limit: bool
+    model: str
+    num_prompt_tokens: int
+    num_new_tokens: int
+    num_tries: int
+    seconds: float
+
+
+class _Malformed(Exception):
+    """A reply of status 200 that is no answer."""
+
+
+def _passes(error: Exception) -> bool:
+    """Whether another try may do better. Everything but a status is a broken connection or a broken reply."""
+    if not isinstance(error, openai.APIStatusError):
+        return True
+    return error.status_code in (408, 409, 429) or error.status_code >= 500
+
+
+class Server:
+    """A server and what was spent on it. `ask` may be called again and again.
+
+    Attributes:
+        model: the name asked for.
+        spent: cost so far, by the settings' prices and the server's counts of tokens.
+    """
+
+    def __init__(self, settings: ServerSettings):
+        self.settings, self.spent, self._reserved = settings, 0.0, 0.0
+        self._foreign: set[str] = set()
+        self.model = asyncio.run(self._check())
+
+    def cost(self, num_prompt_tokens: int, num_new_tokens: int) -> float:
+        """The price of so many tokens."""
+        return (num_prompt_tokens * self.settings.input_price + num_new_tokens * self.settings.output_price) / 1e6
+
+    def estimate(self, requests: Iterable[Request]) -> float:
+        """The most that the requests may cost when each is answered at the first try."""
+        return sum(self.cost(*request.most_tokens) for request in requests)
+
+    def ask(self, requests: Iterable[Request], on_answer: Callable[[Answer], None]) -> None:
+        """Ask all; `on_answer` gets each answer as it comes, in any order, failures among them.
+
+        Requests are drawn as they are sent, so any number of them takes the same memory. What `on_answer` raises ends
+        the asking.
+
+        Raises:
+            SettingsError: a wrong key, an unknown model, or no budget left for the next request; those in flight were
+                waited for and given to `on_answer`.
+        """
+        asyncio.run(self._ask_all(iter(requests), on_answer))
+
+    def _client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.settings.server_url,
+            api_key=os.environ.get(self.settings.api_key_variable) or "none",
+            timeout=self.settings.request_timeout,
+            max_retries=0,  # tries are ours to make: each has to stand in line for the rate limits again
+        )
+
+    async def _check(self) -> str:
+        """The model's name, after a look at what the server has."""
+        wanted = self.settings.server_model
+        async with self._client() as client:
+            try:
+                served = [model.id async for model in client.models.list()]
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise self._wrong_key(error) from None
+            except openai.APIConnectionError as error:
+                raise EnvironmentFailure(
+                    "no server answers",
+                    where=self.settings.server_url,
+                    found=error.__cause__ or error,
+                    wanted="an OpenAI-compatible server",
+                    todo="start one (vLLM, llama.cpp, transformers serve) or give its address to --server_url",
+                ) from None
+            except (
+                Exception
+            ) as error:  # not every server lists its models; whether it answers is seen at the first request
+                log.info(f"{self.settings.server_url} does not list its models ({type(error).__name__})")
+                served = []
+        if wanted is None and len(served) != 1:
+            raise SettingsError(
+                "which model to ask is not clear",
+                where=self.settings.server_url,
+                found=f"{len(served)} models: {', '.join(served[:20])}" if served else "no list of models",
+                wanted="one name",
+                todo="--server_model NAME",
+            )
+        if wanted and served and wanted not in served:
+            raise self._unknown_model(wanted, ", ".join(served[:20]))
+        return wanted or served[0]
+
+    def _wrong_key(self, error: Exception) -> SettingsError:
+        variable = self.settings.api_key_variable
+        return SettingsError(
+            "the server refuses the key",
+            where=self.settings.server_url,
+            found=f"{'a value' if os.environ.get(variable) else 'nothing'} in {variable}; {_short(error)}",
+            wanted="a key that this server knows",
+            todo=f"export {variable}=..., or name the variable that has it with --api_key_variable",
+        )
+
+    def _unknown_model(self, wanted: str, found: str) -> SettingsError:
+        return SettingsError(
+            "the server has no such model",
+            where=self.settings.server_url,
+            found=found,
+            wanted=wanted,
+            todo="--server_model",
+        )
+
+    async def _ask_all(self, requests: Iterator[Request], on_answer: Callable[[Answer], None]) -> None:
+        stopping = False
+        limits = self._limits()
+
+        async def work(client: Any) -> None:  # each worker draws the next request when its last one is answered
+            nonlocal stopping
+            try:
+                while not stopping and (request := next(requests, None)) is not None:
+                    worst = await self._reserve(request)
+                    try:
+                        answer = await self._ask_one(client, request, limits)
+                    finally:
+                        self._reserved -= worst
+                    self.spent += self.cost(answer.num_prompt_tokens, answer.num_new_tokens)
+                    on_answer(answer)
+            except BaseException:
+                stopping = True
+                raise
+
+        async with self._client() as client:
+            workers = [work(client) for _ in range(self.settings.max_concurrent_requests)]
+            for ended in await asyncio.gather(*workers, return_exceptions=True):
+                if ended is not None:
+                    raise ended
+
+    def _limits(self) -> list[tuple[AsyncLimiter, bool]]:
+        """The rate limits, and whether each counts tokens instead of requests."""
+        settings, limits = self.settings, []
+        if rate := settings.requests_per_minute:  # evenly, since many servers count by the second
+            limits.append((AsyncLimiter(max(1.0, rate / 60), max(1.0, 60 / rate)), False))
+        if rate := settings.tokens_per_minute:
+            limits.append((AsyncLimiter(rate, 60), True))
+        return limits
+
+    async def _reserve(self, request: Request) -> float:
+        """Set the most that the request may cost aside; waits while others' reserve may yet turn out too large."""
+        worst, budget = self.cost(*request.most_tokens), self.settings.budget
+        while budget is not None and self.spent + self._reserved + worst > budget:
+            if not self._reserved:
+                raise SettingsError(
+                    "the budget does not cover the next request",
+                    where="--budget",
+                    found=f"{budget:g}, of which {self.spent:.4f} is spent",
+                    wanted=f"{worst:.4f} more",
+                    todo="a larger budget; the same command goes on from here",
+                )
+            await asyncio.sleep(0.05)
+        self._reserved += worst
+        return worst
+
+    async def _ask_one(self, client: Any, request: Request, limits: list[tuple[AsyncLimiter, bool]]) -> Answer:
+        start, error, num_tries = time.monotonic(), "", 0
+        while num_tries <= self.settings.max_retries:
+            for limiter, of_tokens in limits:
+                await limiter.acquire(min(sum(request.most_tokens), limiter.max_rate) if of_tokens else 1)
+            num_tries += 1
+            try:
+                # A limit on the whole: the client's own is on each silence, which a server that drips bytes never hits.
+                async with asyncio.timeout(self.settings.request_timeout):
+                    reply = await client.chat.completions.create(
+                        model=self.model,
+                        messages=request.messages,
+                        max_tokens=request.max_new_tokens,
+                        **{"temperature": 0, **request.options},
+                    )
+                return self._answer(request, reply, num_tries, time.monotonic() - start)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as refused:
+                raise self._wrong_key(refused) from None
+            except openai.NotFoundError as missing:
+                raise self._unknown_model(self.model, _short(missing)) from None
+            except (openai.APIError, json.JSONDecodeError, TimeoutError, _Malformed) as failure:
+                if getattr(failure, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
+                    raise self._wrong_key(failure) from None
+                error = f"{type(failure).__name__}: {_short(failure)}"
+                if not _passes(failure):
+                    break
+                if num_tries <= self.settings.max_retries:
+                    await asyncio.sleep(_wait(num_tries, failure))
+        return Answer(request.key, None, error, False, self.model, 0, 0, num_tries, time.monotonic() - start)
+
+    def _answer(self, request: Request, reply: Any, num_tries: int, seconds: float) -> Answer:
+        """An Answer from a reply of status 200.
+
+        Raises:
+            _Malformed: it is no chat completion (a proxy's page, an empty object).
+        """
+        choices = getattr(reply, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise _Malformed(f"the reply is no chat completion: {_short(reply, 100)}")
+        finish, text = choices[0].finish_reason, choices[0].message.content
+        model = str(getattr(reply, "model", None) or "")
+        if model != self.model and model not in self._foreign:
+            self._foreign.add(model)
+            log.info(f"{self.settings.server_url} was asked for {self.model} and says that {model or 'none'} answered")
+        usage = getattr(reply, "usage", None)
+        counts = [int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        hit_limit = finish == "length"
+        if text is None and hit_limit:  # a reasoning model that never came to its answer
+            text = ""
+        error = f"no text (finish reason {finish})" if text is None else None
+        return Answer(request.key, text, error, hit_limit, model, *counts, num_tries, seconds)
+
+
+def _wait(num_tries: int, error: Exception) -> float:
+    """Seconds until the next try: what the server asks for, else twice as long each time, spread at random."""
+    response = getattr(error, "response", None)
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    if asked.replace(".", "", 1).isdigit():
+        return min(float(asked), LONGEST_WAIT)
+    return min(FIRST_WAIT * 2 ** (num_tries - 1), LONGEST_WAIT) * random.uniform(0.5, 1)  # noqa: S311 (no secret)
+
+
+def _short(error: object, length: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[:length] + "..."

@@ -1,0 +1,254 @@
+"""The client of OpenAI-compatible servers against a real HTTP server on loopback that misbehaves in every known way."""
+
+import json
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from configs.errors import EnvironmentFailure, SettingsError
+from data_collection import servers
+from data_collection.servers import Request, Server, ServerSettings
+
+KEY = "the-key"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers "reply to X" to a user message X, after the faults that `server.faults[X]` lists, one a request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def send(self, status, body, content_type="application/json", length=None, headers=()):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuses(self):
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self.send(401, b'{"error": {"message": "Incorrect API key provided"}}')
+            return True
+        return False
+
+    def do_GET(self):
+        if not self.refuses():
+            self.send(200, json.dumps({"object": "list", "data": [{"id": m} for m in self.server.models]}).encode())
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = request["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.seen[text] += 1
+            self.server.times.append(time.monotonic())
+            fault = self.server.faults.get(text, [])
+            fault = fault.pop(0) if fault else None
+        if self.refuses():
+            return
+        time.sleep(self.server.delay)
+        self.server.requests.append(request)
+        content = None if fault == "no text" else f"reply to {text}"
+        good = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "another" if fault == "wrong model" else request["model"],
+            "choices": [
+                {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": content}}
+                if fault != "no text"
+                else {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant", "content": None}}
+            ],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
+        body = json.dumps(good).encode()
+        if isinstance(fault, int):
+            headers = [("Retry-After", "0")] if fault == 429 else []
+            code = {"error": {"message": f"fault {fault}", "code": "insufficient_quota" if text == "poor" else None}}
+            self.send(fault, json.dumps(code).encode(), headers=headers)
+        elif fault == "nothing":
+            self.close_connection = True
+        elif fault == "half":
+            self.send(200, body[: len(body) // 2], length=len(body))
+            self.close_connection = True
+        elif fault == "half json":
+            self.send(200, body[: len(body) // 2])
+        elif fault == "html":
+            self.send(200, b"<html><body>gateway</body></html>", "text/html")
+        elif fault == "empty":
+            self.send(200, b"{}")
+        elif fault == "hang":
+            self.server.over.wait(60)
+            self.close_connection = True
+        else:
+            self.send(200, body)
+
+
+@pytest.fixture
+def http(monkeypatch):
+    monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("A_KEY", KEY)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.lock, server.seen, server.times, server.requests = threading.Lock(), Counter(), [], []
+    server.faults, server.models, server.key, server.delay = {}, ["tiny"], KEY, 0.0
+    server.over = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def settings(http, **more):
+    address = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    return ServerSettings(server_url=address, api_key_variable="A_KEY", **{"request_timeout": 5.0, **more})
+
+
+def ask(server, texts, **options):
+    answers = []
+    requests = (Request(text, [{"role": "user", "content": text}], 5, options) for text in texts)
+    server.ask(requests, answers.append)
+    return {answer.key: answer for answer in answers}, answers
+
+
+FAULTS = [429, 500, 503, 408, 409, "nothing", "half", "half json", "html", "empty", "hang"]
+
+
+def test_every_passing_fault_is_survived_and_nothing_is_lost_or_answered_twice(http):
+    http.faults = {f"fault {i}": [fault] * (1 + i % 2) for i, fault in enumerate(FAULTS)}
+    tries = {text: 1 + len(faults) for text, faults in http.faults.items()}
+    texts = [f"fault {i}" for i in range(len(FAULTS))] + [f"good {i}" for i in range(50)]
+    by_key, answers = ask(Server(settings(http)), texts)
+    assert sorted(by_key) == sorted(texts) and len(answers) == len(texts)
+    assert all(answer.text == f"reply to {key}" and answer.error is None for key, answer in by_key.items())
+    assert {key: answer.num_tries for key, answer in by_key.items()} == {text: tries.get(text, 1) for text in texts}
+    assert dict(http.seen) == {text: tries.get(text, 1) for text in texts}
+    assert by_key["good 1"].hit_limit and by_key["good 1"].num_new_tokens == 5
+
+
+def test_what_fails_at_every_try_is_a_failed_answer_with_its_reason(http):
+    http.faults = {"never": [500] * 9, "refused": ["no text"], "too long": [400] * 9}
+    by_key, _ = ask(Server(settings(http, max_retries=2)), ["never", "refused", "too long", "good"])
+    assert {key: answer.num_tries for key, answer in by_key.items()} == {
+        "never": 3,
+        "refused": 1,
+        "too long": 1,
+        "good": 1,
+    }
+    assert "fault 500" in by_key["never"].error and "content_filter" in by_key["refused"].error
+    assert "fault 400" in by_key["too long"].error
+    assert by_key["never"].text is None and by_key["good"].text == "reply to good"
+
+
+def test_what_is_sent(http):
+    server = Server(settings(http))
+    assert server.model == "tiny"  # the only one there
+    ask(server, ["x"], temperature=0.5, seed=3)
+    (sent,) = http.requests
+    assert sent == {
+        "messages": [{"role": "user", "content": "x"}],
+        "model": "tiny",
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "seed": 3,
+    }
+    ask(server, ["y"])
+    assert http.requests[1]["temperature"] == 0
+
+
+def test_a_wrong_key_is_told_at_once(http, monkeypatch):
+    monkeypatch.setenv("A_KEY", "not-the-key")
+    with pytest.raises(SettingsError) as raised:
+        Server(settings(http))
+    assert "A_KEY" in str(raised.value) and "not-the-key" not in str(raised.value)
+    monkeypatch.setenv("A_KEY", KEY)
+    server = Server(settings(http, max_concurrent_requests=1))
+    http.key = "changed"  # taken back while the work goes on
+    with pytest.raises(SettingsError, match="refuses the key"):
+        ask(server, ["a", "b", "c"])
+    assert sum(http.seen.values()) == 1
+    http.key = KEY
+    http.faults = {"poor": [429]}
+    with pytest.raises(SettingsError, match="refuses the key"):
+        ask(server, ["poor", "rich"])
+    assert http.seen["poor"] == 1
+
+
+def test_models_are_looked_up_before_the_first_request(http):
+    with pytest.raises(SettingsError, match="no such model") as raised:
+        Server(settings(http, server_model="huge"))
+    assert "tiny" in str(raised.value)
+    http.models = ["tiny", "small"]
+    with pytest.raises(SettingsError, match="not clear"):
+        Server(settings(http))
+    http.shutdown()
+    http.server_close()
+    with pytest.raises(EnvironmentFailure, match="no server answers"):
+        Server(settings(http))
+
+
+def test_an_answer_of_another_model_says_so(http):
+    http.faults = {"x": ["wrong model"]}
+    by_key, _ = ask(Server(settings(http)), ["x", "y"])
+    assert (by_key["x"].model, by_key["y"].model) == ("another", "tiny")
+
+
+def test_the_budget_is_kept_and_what_was_paid_for_is_given(http):
+    """Each request may cost (9 prompt + 5 new) x 1e6 / 1e6 = 14 at most and costs 15 by the server's count."""
+    server = Server(settings(http, input_price=1e6, output_price=1e6, budget=65.0, max_concurrent_requests=2))
+    texts = [f"{i:02}" for i in range(20)]
+    assert server.estimate([Request(t, [{"role": "user", "content": t}], 5) for t in texts]) == 20 * (8 + 5)
+    answers = []
+    with pytest.raises(SettingsError, match="budget"):
+        server.ask((Request(t, [{"role": "user", "content": t}], 5) for t in texts), answers.append)
+    assert len(answers) == sum(http.seen.values()) == 4 and server.spent == 60  # a fifth might cost 13: 73 of 65
+    assert all(answer.text for answer in answers)
+
+
+def test_the_rate_is_kept_and_used(http):
+    """20 a second, one second's worth of them at once: 60 requests cannot take less than two seconds."""
+    http.delay = 0.05
+    _, answers = ask(Server(settings(http, requests_per_minute=1200, max_concurrent_requests=40)), map(str, range(60)))
+    assert len(answers) == 60
+    assert max(http.times) - min(http.times) > 1.8
+
+
+def test_requests_are_drawn_as_they_are_sent(http):
+    drawn, gaps = 0, []
+
+    def requests():
+        nonlocal drawn
+        for i in range(200):
+            drawn += 1
+            yield Request(i, [{"role": "user", "content": str(i)}], 5)
+
+    answers = []
+
+    def on_answer(answer):
+        answers.append(answer)
+        gaps.append(drawn - len(answers))
+
+    Server(settings(http, max_concurrent_requests=8)).ask(requests(), on_answer)
+    assert len(answers) == 200 and max(gaps) <= 8
+
+
+def test_an_error_of_the_caller_ends_the_asking(http):
+    answers = []
+
+    def on_answer(answer):
+        answers.append(answer)
+        if len(answers) == 10:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        Server(settings(http, max_concurrent_requests=4)).ask(
+            (Request(i, [{"role": "user", "content": str(i)}], 5) for i in range(1000)), on_answer
+        )
+    assert len(answers) <= 14 and sum(http.seen.values()) <= 14
