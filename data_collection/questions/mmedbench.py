@@ -97,6 +97,21 @@ def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Questi
     )
 
 
+def to_row(question: Question) -> dict[str, Any]:
+    """A `Question` as a row of MMedBench: several letters as a list, one as a string, in Japanese and French always a
+    list, as in the published files; `to_question` reads it back."""
+    several = len(question.answers) != 1 or question.lang in ("ja", "fr")
+    return {
+        "question": question.question,
+        "options": question.options,
+        "answer_idx": list(question.answers) if several else question.answers[0],
+        "rationale": question.rationale,
+        "human_checked": int(question.human_checked),
+        "human_check_passed": int(question.human_check_passed),
+        **{name: value for name, value in question.meta.items() if name not in _OWN_FIELDS},
+    }
+
+
 def _text(value: Any) -> str:
     """Stripped text; nothing for null. Lone surrogates, which no file can hold, become replacement characters."""
     return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
