@@ -1,12 +1,17 @@
 """Fixtures for every test file: a real Slurm of two virtual nodes on this machine (scripts/local_slurm.sh)."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
 import socket
 import subprocess
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -100,3 +105,103 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+class ChatHandler(BaseHTTPRequestHandler):
+    """Answers `server.reply(request)` to a request, after the faults that `server.faults[its last message]` lists."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def send(self, status, body, content_type="application/json", length=None, headers=()):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuses(self):
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self.send(401, b'{"error": {"message": "Incorrect API key provided"}}')
+            return True
+        return False
+
+    def do_GET(self):
+        if not self.refuses():
+            self.send(200, json.dumps({"object": "list", "data": [{"id": m} for m in self.server.models]}).encode())
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = request["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.seen[text] += 1
+            self.server.times.append(time.monotonic())
+            fault = self.server.faults.get(text, [])
+            fault = fault.pop(0) if fault else None
+        if self.refuses():
+            return
+        time.sleep(self.server.delay)
+        self.server.requests.append(request)
+        content = None if fault == "no text" else self.server.reply(request)
+        good = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "another" if fault == "wrong model" else request["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": self.server.finish_reason,
+                    "message": {"role": "assistant", "content": content},
+                }
+                if fault != "no text"
+                else {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant", "content": None}}
+            ],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
+        body = json.dumps(good).encode()
+        if isinstance(fault, int):
+            headers = [("Retry-After", "0")] if fault == 429 else []
+            code = {"error": {"message": f"fault {fault}", "code": "insufficient_quota" if text == "poor" else None}}
+            self.send(fault, json.dumps(code).encode(), headers=headers)
+        elif fault == "nothing":
+            self.close_connection = True
+        elif fault == "half":
+            self.send(200, body[: len(body) // 2], length=len(body))
+            self.close_connection = True
+        elif fault == "half json":
+            self.send(200, body[: len(body) // 2])
+        elif fault == "html":
+            self.send(200, b"<html><body>gateway</body></html>", "text/html")
+        elif fault == "empty":
+            self.send(200, b"{}")
+        elif fault == "hang":
+            self.server.over.wait(60)
+            self.close_connection = True
+        else:
+            self.send(200, body)
+
+
+@pytest.fixture
+def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """An OpenAI-compatible server on loopback that misbehaves as it is told; its key is in A_KEY."""
+    from data_collection import servers
+
+    monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("A_KEY", "the-key")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ChatHandler)
+    server.daemon_threads = True
+    server.lock, server.seen, server.times, server.requests = threading.Lock(), Counter(), [], []
+    server.faults, server.models, server.key, server.delay = {}, ["tiny"], "the-key", 0.0
+    server.reply = lambda request: f"reply to {request['messages'][-1]['content']}"
+    server.finish_reason = "length"
+    server.over = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
