@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_path, file_identity, fingerprint
 from configs.languages import LANGUAGES
+from data_collection.json_lines import flat_rows
 from data_collection.work import unique_names, walk
 
 COLUMNS = ("id", "text", "lang", "source", "licence", "meta")
@@ -187,36 +188,59 @@ def _file_name(shard: Shard) -> str:
 def read_batches(shard: Shard, failed: FailedItems, lang: str | None = None) -> Iterator[pa.RecordBatch]:
     """The documents of `read_shard` as Arrow batches of `SCHEMA`, without nulls.
 
-    The texts of Parquet files stay in Arrow; other columns become Python objects only where they are no plain strings.
+    The texts of Parquet files and of flat JSON lines stay in Arrow; other columns become Python objects only where they
+    are no plain strings.
     """
-    if shard.kind != "parquet":
+    if shard.kind == "parquet":
+        for number, batch in _parquet_batches(shard, failed):
+            numbers = np.arange(number + 1, number + 1 + batch.num_rows)
+            columns = _columns_of_batch(shard, numbers, batch, failed, lang)
+            if columns is None:  # not UTF-8, or no strings: row by row, to tell the good from the bad
+                rows = _rows_of_batch(shard, number, batch)
+                yield from _gather(_documents(rows, failed, lang))
+            elif columns.num_rows:
+                yield columns
+    elif shard.kind == "jsonl":
+        for lines in _blocks_of_lines(shard, failed):
+            batch = flat_rows([line for _, line in lines])
+            numbers = np.array([number for number, _ in lines])
+            columns = None if batch is None else _columns_of_batch(shard, numbers, batch, failed, lang)
+            if columns is None:
+                yield from _gather(_documents(_rows_of_lines(shard, lines, failed), failed, lang))
+            elif columns.num_rows:
+                yield columns
+    else:
         yield from _gather(read_shard(shard, failed, lang))
-        return
-    for number, batch in _parquet_batches(shard, failed):
-        columns = _columns_of_batch(shard, number, batch, failed, lang)
-        if columns is None:  # not UTF-8, or no strings: row by row, to tell the good from the bad
-            rows = _rows_of_batch(shard, number, batch)
-            yield from _gather(_documents(rows, failed, lang))
-        elif columns.num_rows:
-            yield columns
 
 
 def _gather(found: Iterable[Document]) -> Iterator[pa.RecordBatch]:
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     size = 0
     for document in found:
-        rows.append(_stored(document))
+        rows.append(tuple(_stored(document).values()))
         size += len(document.text)
         if len(rows) >= MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
-            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            yield _batch(rows)
             rows, size = [], 0
     if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+        yield _batch(rows)
 
 
-def _stored(document: Document) -> dict[str, Any]:
-    row = {name: getattr(document, name) for name in COLUMNS[:-1]}
-    return {**row, "meta": _stored_meta(document.meta)}
+def _batch(rows: list[tuple[str, ...]]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=SCHEMA
+    )
+
+
+def _stored(document: Document) -> dict[str, str]:
+    return {
+        "id": document.id,
+        "text": document.text,
+        "lang": document.lang,
+        "source": document.source,
+        "licence": document.licence,
+        "meta": _stored_meta(document.meta),
+    }
 
 
 def _stored_meta(meta: dict[str, Any]) -> str:
@@ -224,9 +248,12 @@ def _stored_meta(meta: dict[str, Any]) -> str:
 
 
 def _columns_of_batch(
-    shard: Shard, number: int, batch: pa.RecordBatch, failed: FailedItems, lang: str | None
+    shard: Shard, numbers: np.ndarray, batch: pa.RecordBatch, failed: FailedItems, lang: str | None
 ) -> pa.RecordBatch | None:
-    """What `to_document` does, for all rows of a batch at once; None where it takes a look at each."""
+    """What `to_document` does, for all rows of a batch at once; None where it takes a look at each.
+
+    `numbers` are the rows' numbers, or those of their lines, in the file.
+    """
     names = batch.schema.names
     texts = batch.column("text")
     if len(set(names)) < len(names) or not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
@@ -236,45 +263,51 @@ def _columns_of_batch(
         texts = texts.cast(pa.string())
     except pa.ArrowInvalid:
         return None
-    numbers = np.arange(number + 1, number + 1 + batch.num_rows)
     if texts.null_count:
         missing = pc.is_null(texts).to_numpy(zero_copy_only=False)
         for row_number in numbers[missing]:
             failed.add(f"{shard.paths[0]}:{row_number}", NO_TEXT)
         batch, texts, numbers = batch.filter(pa.array(~missing)), texts.drop_null(), numbers[~missing]
     size = batch.num_rows
-    default_ids = pa.array(np.strings.add(f"{_file_name(shard)}-", numbers.astype("U")), pa.string())
     columns = {name: batch.column(name) for name in names}
     columns.pop("text")
 
-    def first(*wanted: str, default: pa.Array | str = "") -> pa.Array:
-        default = default if isinstance(default, pa.Array) else pa.repeat(pa.scalar(default), size)
+    def first(*wanted: str, default: str = "") -> pa.Array:
+        found = pa.repeat(pa.scalar(default), size)
         for name in reversed(wanted):
             if name in columns:
-                values = _strings(columns[name])
-                default = pc.if_else(pc.fill_null(pc.not_equal(values, ""), False), values, default)
-        for name in wanted:
-            columns.pop(name, None)
-        return _without_nul(default)
+                values = _strings(columns.pop(name))
+                found = pc.if_else(pc.fill_null(pc.not_equal(values, ""), False), values, found)
+        return _without_nul(found)
 
     made = {
-        "id": first("id", default=default_ids),
+        "id": first("id"),
         "text": _without_nul(texts),
         "lang": _each_distinct(_code, first("lang", "language", default=lang or "")),
         "source": first("source"),
         "licence": first("licence", "license"),
     }
-    metas = _strings(columns.pop("meta")) if "meta" in columns and pa.types.is_string(batch["meta"].type) else None
-    if columns:
-        rest = pa.RecordBatch.from_arrays([*columns.values()], names=[*columns]).to_pylist()
-        given = metas.to_pylist() if metas is not None else [row.pop("meta", None) for row in rest]
-        stored = [_stored_meta(_meta(meta, row)) for meta, row in zip(given, rest, strict=True)]
-        made["meta"] = pa.array(stored, pa.string())
-    elif metas is None:
-        made["meta"] = pa.repeat(pa.scalar("{}"), size)
-    else:
-        made["meta"] = _each_distinct(lambda meta: _stored_meta(_meta(meta, {})), metas)
+    if pc.any(pc.equal(made["id"], "")).as_py():
+        numbered = pa.array(np.strings.add(f"{_file_name(shard)}-", numbers.astype("U")), pa.string())
+        made["id"] = pc.if_else(pc.equal(made["id"], ""), numbered, made["id"])
+    made["meta"] = _metas(columns, size)
     return pa.RecordBatch.from_arrays([made[name] for name in COLUMNS], schema=SCHEMA)
+
+
+def _metas(columns: dict[str, pa.Array], size: int) -> pa.Array:
+    """What is stored of the columns that are left, `meta` and the others, made once for rows that are alike in them."""
+    if not columns:
+        return pa.repeat(pa.scalar("{}"), size)
+
+    def stored(*values: Any) -> str:
+        rest = dict(zip(columns, values, strict=True))
+        return _stored_meta(_meta(rest.pop("meta", None), rest))
+
+    if any(
+        pa.types.is_nested(column.type) for column in columns.values()
+    ):  # Arrow cannot tell which of these are alike
+        return pa.array(map(stored, *(column.to_pylist() for column in columns.values())), pa.string())
+    return _each_distinct(stored, *columns.values())
 
 
 def _strings(values: pa.Array) -> pa.Array:
@@ -292,9 +325,15 @@ def _without_nul(values: pa.Array) -> pa.Array:
     return pc.replace_substring(values, "\0", "")
 
 
-def _each_distinct(function: Callable[[Any], str], values: pa.Array) -> pa.Array:
-    encoded = pc.dictionary_encode(values, null_encoding="encode")
-    return pa.array(map(function, encoded.dictionary.to_pylist()), pa.string()).take(encoded.indices)
+def _each_distinct(function: Callable[..., str], *columns: pa.Array) -> pa.Array:
+    """What the function makes of each row's values, called once for rows that are alike."""
+    groups = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        encoded = pc.dictionary_encode(column, null_encoding="encode")
+        codes = groups * (len(encoded.dictionary) + 1) + encoded.indices.to_numpy()
+        _, rows, groups = np.unique(codes, return_index=True, return_inverse=True)
+    distinct = (column.take(pa.array(rows)).to_pylist() for column in columns)
+    return pa.array(map(function, *distinct), pa.string()).take(pa.array(groups))
 
 
 def to_document(row: Any, default_id: str, lang: str | None = None) -> Document:
@@ -373,8 +412,28 @@ def read_lines(path: Path, failed: FailedItems) -> Iterator[tuple[int, bytes]]:
         failed.add(path, f"cannot be read after line {number}: {error}")
 
 
-def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
+def _blocks_of_lines(shard: Shard, failed: FailedItems) -> Iterator[list[tuple[int, bytes]]]:
+    """The numbered lines of a file, as many together as make a batch."""
+    lines: list[tuple[int, bytes]] = []
+    size = 0
     for number, line in read_lines(shard.paths[0], failed):
+        lines.append((number, line))
+        size += len(line)
+        if len(lines) >= MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
+
+
+def _json_rows(shard: Shard, failed: FailedItems) -> Iterator[tuple[str, str, Any]]:
+    return _rows_of_lines(shard, read_lines(shard.paths[0], failed), failed)
+
+
+def _rows_of_lines(
+    shard: Shard, lines: Iterable[tuple[int, bytes]], failed: FailedItems
+) -> Iterator[tuple[str, str, Any]]:
+    for number, line in lines:
         where = f"{shard.paths[0]}:{number}"
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
@@ -477,10 +536,12 @@ class DocumentWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> DocumentWriter:
-        temporary = self._stack.enter_context(atomic_path(self.path))
         # Texts and ids hardly occur twice: looking for that, and statistics of them, would be a third of the time.
         options = {"compression": "zstd", "use_dictionary": ["lang", "source", "licence"], "write_statistics": False}
-        self._file = self._stack.enter_context(pq.ParquetWriter(temporary, self.schema, **options))
+        with ExitStack() as stack:  # which closes the file when the disk is full at its first bytes
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._file = stack.enter_context(pq.ParquetWriter(temporary, self.schema, **options))
+            self._stack = stack.pop_all()
         return self
 
     def write(self, document: Document, **extra: Any) -> None:

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from configs.errors import FailedItems
 from configs.files import fingerprint
 from configs.languages import language
-from data_collection.automaton import NUM_CODE_POINTS, count_letters
 from data_collection.detection import MAX_CHARACTERS, MIN_OWN_PROBABILITY, Detector, own_probability
 from data_collection.documents import SCHEMA, DocumentWriter, Shard, read_batches
 from data_collection.jobs import shard_files
@@ -31,6 +30,7 @@ from data_collection.personal_data import mask
 from data_collection.quality import MIN_LETTERS_SPACED, MIN_LETTERS_UNSPACED, problem, repair
 from data_collection.thresholds import Thresholds
 from data_collection.totals import summarise_groups
+from data_collection.trie import NUM_CODE_POINTS, count_letters
 
 REJECTED_COLUMNS = (
     pa.field("reason", pa.string()),
@@ -65,10 +65,15 @@ class FilterRules:
     def identity(self) -> dict[str, Any]:
         """The rules with the keywords' content in place of their file name."""
         shown = asdict(self)
-        return {**shown.pop("thresholds"), **shown, "keywords": fingerprint(read_keywords(self.keywords))}
+        return {**shown.pop("thresholds"), **shown, "keywords": _fingerprint(self.keywords)}
 
     def matcher(self) -> KeywordMatcher:
         return _matcher(self.keywords, self.lang)
+
+
+@functools.lru_cache(maxsize=2)
+def _fingerprint(keywords: Path) -> str:
+    return fingerprint(read_keywords(keywords))
 
 
 @functools.lru_cache(maxsize=2)
@@ -199,13 +204,13 @@ def _count(
     counts: Counter[tuple[str, str, str]],
     characters: Counter[str],
 ) -> None:
-    lengths = pc.utf8_length(batch["text"]).to_numpy()
-    for name in set(reason):
-        characters[name] += int(lengths[reason == name].sum())
     columns = [pa.array(reason, pa.string()), batch["source"], _labels(batch["meta"])]
     encoded = [column.dictionary_encode() for column in columns]
     names = [column.dictionary.to_pylist() for column in encoded]
     sizes = tuple(map(len, names))
+    lengths = pc.utf8_length(batch["text"]).to_numpy()
+    for name, number in zip(names[0], np.bincount(encoded[0].indices.to_numpy(), lengths), strict=True):
+        characters[name] += int(number)
     groups = np.ravel_multi_index([column.indices.to_numpy() for column in encoded], sizes)
     places, numbers = np.unique(groups, return_counts=True)
     for *key, number in zip(*np.unravel_index(places, sizes), numbers.tolist(), strict=True):

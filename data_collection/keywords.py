@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from configs.errors import MissingInputError
 from configs.languages import language
-from data_collection import automaton
-from data_collection.automaton import FIRST_OWN, NUM_CODE_POINTS, OTHER, OTHER_JOINING, RARE, SKIPPED, SPACE
+from data_collection.trie import FIRST_OWN, NUM_CODE_POINTS, OTHER, RARE, SKIPPED, SPACE, compile_patterns, scan
 
 # Characters that mean the same in a keyword, whatever the language. NFKC does the others.
 _ALIKE = {
@@ -90,7 +89,7 @@ def _folding(lang: str) -> dict[int, str]:
 def normalise(text: str, lang: str) -> str:
     """The form in which keywords and texts of a language are compared; its length is what density is a share of.
 
-    The automaton sees texts in this form without making it: this function defines what it sees.
+    The trie sees texts in this form without making it: this function defines what it sees.
     """
     folding = _folding(lang)
     if any(folding.get(ord(character)) == _RARE for character in set(text)):
@@ -180,18 +179,20 @@ class KeywordMatcher:
                 if old in form:
                     other = other.replace(old, new)
                     forms += [(form.replace(old, new), number), (other, number)]
-        alphabet = {character: FIRST_OWN + i for i, character in enumerate(sorted({c for f, _ in forms for c in f}))}
+        joining = _joining(row.spaced)
+        characters = {character for form, _ in forms for character in form} - {" "}
+        ordered = sorted(characters, key=lambda character: (joining[ord(character)], character))
+        alphabet = {character: symbol for symbol, character in enumerate(ordered, FIRST_OWN)}
+        first_joining = FIRST_OWN + sum(not joining[ord(character)] for character in ordered)
+        other_joining = FIRST_OWN + len(ordered)  # in no keyword; makes a word with a letter beside it
+        classes = np.where(joining, other_joining, OTHER).astype(np.uint16)
         alphabet[" "] = SPACE
-        classes = np.where(_joining(row.spaced), OTHER_JOINING, OTHER).astype(np.int16)
-        joining = np.zeros(FIRST_OWN + len(alphabet), np.bool_)
-        joining[OTHER_JOINING] = True
         for character, symbol in alphabet.items():
             classes[ord(character)] = symbol
-            joining[symbol] = _joining(row.spaced)[ord(character)]
         for point, folded in _folding(self.lang).items():
             classes[point] = {"": SKIPPED, _RARE: RARE}.get(folded) if folded in ("", _RARE) else classes[ord(folded)]
         patterns = [([alphabet[character] for character in form], number) for form, number in forms]
-        self._automaton = automaton.compile_patterns(patterns, classes, joining)
+        self._trie = compile_patterns(patterns, classes, first_joining, other_joining + 1)
 
     def match(self, text: str) -> Match:
         """The numbers of one text."""
@@ -219,11 +220,11 @@ class KeywordMatcher:
     def _scan(self, texts: pa.Array, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
         size = len(texts)
         found = np.zeros(size, np.int32), np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.bool_)
-        automaton.scan(self._automaton, *utf8_buffers(texts), wanted, *found, np.zeros((0, 3), np.int64))
+        scan(self._trie, *utf8_buffers(texts), wanted, *found, np.zeros((0, 3), np.int64))
         return found
 
     def spans(self, text: str) -> tuple[str, list[Span]]:
-        """Where keywords lie in one text, overlapping ones too, in the order of their ends.
+        """Where keywords lie in one text, overlapping ones too, in the order of their beginnings.
 
         Returns:
             (the text to which the places belong: NFKC where only that shows the keywords, spans)
@@ -241,7 +242,7 @@ class KeywordMatcher:
         buffers = utf8_buffers(pa.array([_utf8(text)], pa.binary()))
         found = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.bool_)
         room = np.zeros((1024, 3), np.int64)
-        while (number := automaton.scan(self._automaton, *buffers, np.ones(1, np.bool_), *found, room)) == len(room):
+        while (number := scan(self._trie, *buffers, np.ones(1, np.bool_), *found, room)) == len(room):
             room = np.zeros((4 * len(room), 3), np.int64)
         return text, [
             Span(places[first], places[end - 1] + 1, self.keywords[keyword]) for keyword, first, end in room[:number]

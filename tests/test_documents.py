@@ -11,7 +11,8 @@ import zstandard
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
 from data_collection import documents
-from data_collection.documents import Document, DocumentWriter, find_shards, read_shard
+from data_collection.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection.json_lines import flat_rows
 from data_collection.work import array_task, unique_names
 
 DOCUMENTS = [
@@ -112,6 +113,50 @@ def test_bad_rows_are_listed_and_the_rest_is_read(tmp_path):
         for document in found:
             writer.write(document)
     assert read_all([tmp_path / "out.parquet"])[0][1].meta == {"k": "\ufffd"}
+
+
+FLAT = b'{"id": 7, "text": "caf\\u00e9 \\\\u00e9 [{", "label": "medical", "date": "2020-01-01", "year": 2020, "old": true, "p": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "in_columns"),
+    [
+        ([FLAT] * 30, True),
+        (
+            [FLAT, b'{"text": "one field only"}', b"", b'{"text": "after a blank line", "label": null, "source": "s"}'],
+            True,
+        ),
+        ([FLAT, b'{"text": null, "source": "s"}', FLAT], True),  # a failed row, with its number
+        ([FLAT, FLAT + FLAT], False),  # two objects on a line
+        ([FLAT, FLAT + b"{", b"}" + FLAT], False),
+        ([FLAT, b'{"text":', b'"on two lines"}', FLAT + FLAT], False),
+        ([FLAT, b"{broken}", FLAT], False),
+        ([FLAT, b" " + FLAT], False),
+        ([FLAT, FLAT.replace(b"7", b"null")], True),
+        ([FLAT] * 25 + [FLAT.replace(b"2020,", b"12345678901234567890,")], False),
+        ([FLAT, FLAT.replace(b"0.5", b"3")], False),  # 3, not 3.0
+        ([FLAT, FLAT.replace(b"0.5", b"[3]")], False),
+        ([FLAT, b'{"text": "a", "text": "b"}'], False),
+        ([FLAT, b'{"text": "lone \\ud83d, nul \\u0000"}'], False),
+        ([FLAT, b'{"text": "tab \t"}'], False),
+        ([FLAT] * 25 + [b'{"text": "not UTF-8 \xff"}'], True),  # Arrow does not look; the row reader takes over
+        ([FLAT] * 25 + [b'{"text": "a", "late": "field"}'], False),
+        ([FLAT, b'{"text": "a", "late": "field"}'], True),
+        ([b'{"text": "a", "meta": {"a": 1}}', b'{"text": "b", "meta": {"c": [2]}}'], False),
+        ([b'{"text": "a", "meta": "{\\"a\\": 1}", "x": "y"}'] * 2, True),
+        ([FLAT, b'{"text": ' + b"[" * 100_000 + b"}"], False),
+        ([b"[1]", b'{"no": "text"}'], False),
+    ],
+)
+def test_json_lines_in_columns_are_what_they_are_row_by_row(tmp_path, lines, in_columns):
+    assert (flat_rows([line + b"\n" for line in lines if line]) is not None) == in_columns
+    (tmp_path / "x.jsonl").write_bytes(b"\r\n".join(lines))
+    (shard,) = find_shards([tmp_path])
+    by_row, by_batch = FailedItems(), FailedItems()
+    rows = [vars(document) for document in read_shard(shard, by_row, "fr")]
+    batches = [row for batch in read_batches(shard, by_batch, "fr") for row in batch.to_pylist()]
+    assert [{**row, "meta": json.loads(row["meta"])} for row in batches] == rows
+    assert by_batch.items == by_row.items
 
 
 def test_an_endless_line_does_not_fill_the_memory(tmp_path, monkeypatch):

@@ -64,6 +64,20 @@ def test_random_patterns_and_texts(lang):
             assert matcher.match(text) == pytest.approx(slow_match(text, keywords, lang)), (keywords, text)
 
 
+@pytest.mark.parametrize("lang", ["es", "zh"])
+def test_a_long_text_is_searched_over_the_ends_of_its_blocks(lang):
+    """Keywords, double spaces and skipped characters lie across every place at which a block can end."""
+    draw = random.Random(7)
+    keywords = ["type 2", "ab", "ba-b", "病毒", "b病毒 a"]
+    pieces = [*keywords, *"ab -", "  \n", "\u00ad", "T\u00adYPE  2", "é", "毒"]
+    matcher = KeywordMatcher(keywords, lang)
+    for size in (5_000, 16_384, 30_000):
+        text = "".join(draw.choices(pieces, k=size))
+        assert len(text) > size and matcher.match(text) == pytest.approx(slow_match(text, keywords, lang))
+    spans = matcher.spans(" " + "type 2," * 20_000)[1]
+    assert [(span.start, span.end) for span in spans] == [(1 + 7 * n, 7 + 7 * n) for n in range(20_000)]
+
+
 @pytest.mark.parametrize(
     ("text", "keywords", "lang", "wanted"),
     [

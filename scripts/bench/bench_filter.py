@@ -4,7 +4,13 @@
 
 Takes the documents of DATA/documents, repeated to `--megabytes` of UTF-8 a language; every way reads one Parquet file
 and writes the kept documents to others, by keywords alone, each in a process of its own on one core. Speeds are MB of
-UTF-8 a second of processor time, without the start of Python and its imports, which is given apart.
+UTF-8 a second of processor time, without the start (Python, its imports, the tables of the keywords), which is given
+apart.
+
+The second table is of the search alone, on the medical documents and on the general ones: ours with all that the filter
+needs of it, and Hyperscan (`pip install hyperscan`; left out where it is not there) with less: the same terms as
+literals, upper and lower case alike in ASCII only, without looking at the ends of words or counting anything. With it
+goes reading the medical JSON lines, as documents and as columns.
 """
 
 import sys
@@ -33,6 +39,7 @@ from configs.progress import log
 from configs.settings import parse, setting
 
 NUM_PUBLISHED_KEYWORDS = 200
+LABELS = ("medical", "general")
 
 
 @dataclass
@@ -46,7 +53,7 @@ class BenchSettings:
     published_megabytes: int = setting(10, help="size of the text for the published way, in MB")
     repeats: int = setting(3, help="runs of each way; the fastest counts")
     two_processes: bool = setting(True, help="also time one run of two processes against two runs of one")
-    way: str = setting("", help="for the benchmark's own processes: published, copy or ours")
+    way: str = setting("", help="for the benchmark's own processes: published, copy, ours or parts")
 
     def problems(self) -> list[str]:
         return [
@@ -61,7 +68,7 @@ def write_texts(data: Path, lang: str, path: Path, num_bytes: int) -> int:
     from configs.errors import FailedItems
     from data_collection.documents import DocumentWriter, find_shards, read_shard
 
-    shards = find_shards([data / "documents" / f"{lang}.{kind}.jsonl" for kind in ("medical", "general")])
+    shards = find_shards([data / "documents" / f"{lang}.{kind}.jsonl" for kind in LABELS])
     documents = [document for shard in shards for document in read_shard(shard, FailedItems(), lang)]
     written = 0
     with DocumentWriter(path, {}) as writer:
@@ -105,6 +112,7 @@ def do_one_way(way: str, path: Path, output_dir: Path, lang: str) -> None:
     row = language(lang)
     rules = FilterRules(row.code, Thresholds.of(row.code), row.keywords_file, language_check=False, quality_check=False)
     (shard,) = find_shards([path])
+    rules.matcher().match("")  # what is imported or made at first use belongs to the start, in all ways alike
     start = time.process_time()
     if way == "ours":
         num_kept = filter_shard(shard, FailedItems(), output_dir, rules)["kept"]
@@ -122,6 +130,50 @@ def do_one_way(way: str, path: Path, output_dir: Path, lang: str) -> None:
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "start": start, "peak_mib": round(peak), "kept": num_kept}))
+
+
+def search_and_read_alone(data: Path, lang: str, repeats: int) -> None:
+    """Print MB/s of searching the real documents, by engine and label, and of reading the medical JSON lines."""
+    import pyarrow as pa
+
+    from configs.errors import FailedItems
+    from data_collection.documents import find_shards, read_batches, read_shard
+    from data_collection.keywords import KeywordMatcher, read_keywords
+
+    try:
+        import hyperscan
+    except ModuleNotFoundError:
+        hyperscan = None
+    matcher = KeywordMatcher(read_keywords(language(lang).keywords_file), lang)
+    if hyperscan:
+        database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        terms = [keyword.encode() for keyword in matcher.keywords]
+        database.compile(terms, list(range(len(terms))), len(terms), hyperscan.HS_FLAG_CASELESS, literal=True)
+
+    def take_no_notice(*match):
+        return None
+
+    found = {}
+    for label in LABELS:
+        (shard,) = find_shards([data / "documents" / f"{lang}.{label}.jsonl"])
+        texts = [document.text for document in read_shard(shard, FailedItems(), lang)]
+        encoded = [text.encode() for text in texts]
+        column, joined = pa.array(texts), b"\n".join(encoded)
+        ways = {"ours": lambda column=column: matcher.match_array(column)}
+        if hyperscan:
+            ways["documents"] = lambda encoded=encoded: [database.scan(text, take_no_notice) for text in encoded]
+            ways["column"] = lambda joined=joined: database.scan(joined, take_no_notice)
+        if label == "medical":
+            ways["read documents"] = lambda shard=shard: list(read_shard(shard, FailedItems()))
+            ways["read columns"] = lambda shard=shard: list(read_batches(shard, FailedItems()))
+        for way, do in ways.items():
+            seconds = []
+            for _ in range(5 * repeats):
+                start = time.process_time()
+                do()
+                seconds.append(time.process_time() - start)
+            found[f"{way}, {label}"] = round(len(joined) / min(seconds) / 1e6)
+    print(json.dumps(found))
 
 
 def measure(way: str, path: Path, num_bytes: int, settings: BenchSettings, lang: str) -> dict:
@@ -175,6 +227,9 @@ def measure_two_processes(path: Path, settings: BenchSettings, lang: str) -> flo
 
 def main() -> int:
     settings = parse(__doc__, BenchSettings)[0]
+    if settings.way == "parts":
+        search_and_read_alone(settings.data, settings.langs[0], settings.repeats)
+        return 0
     if settings.way:
         do_one_way(settings.way, settings.data, settings.output_dir, settings.langs[0])
         return 0
@@ -206,6 +261,19 @@ def main() -> int:
             *(found["ours"]["peak_mib"], f"{found['ours']['start']:.1f}"),
         )
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    print(
+        "\n| language | ours: medical | general | Hyperscan, a document at a time | | over the column | "
+        "| JSON lines as documents | as columns |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for lang in langs:
+        words = ["--way", "parts", "--data", settings.data, "--langs", lang, "--output_dir", settings.output_dir]
+        command = [sys.executable, __file__, *map(str, words), "--repeats", str(settings.repeats)]
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        results[lang]["parts"] = found
+        names = [f"{way}, {label}" for way in ("ours", "documents", "column") for label in LABELS]
+        cells = (found.get(name, "") for name in (*names, "read documents, medical", "read columns, medical"))
+        print(f"| {lang} | " + " | ".join(map(str, cells)) + " |", flush=True)
     if settings.two_processes:
         lang = langs[0]
         results["two_processes"] = measure_two_processes(settings.output_dir / f"{lang}.large.parquet", settings, lang)
