@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.languages import LANGUAGES
 from data_collection.detection import own_probability
-from data_collection.pages import FEW_LETTERS, draw, text_layer, words_of_picture
+from data_collection.pages import FEW_LETTERS, draw, text_layer
+from data_collection.recognition import RecognitionError, recognise
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage
@@ -52,24 +54,22 @@ def detect_language(pdf: PdfDocument, models: Sequence[str], dpi: int) -> str | 
 
 
 def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int) -> str | None:
-    import pytesseract
-
     found: Counter[str] = Counter()
     for page in pages:
         image = draw(page, dpi, max_megapixels=10)
-        image.format = "PPM"
         try:
-            script = pytesseract.image_to_osd(image, output_type=pytesseract.Output.DICT)["script"]
-        except pytesseract.TesseractError:  # too few characters
+            script = re.search(r"Script: (\w+)", recognise(image, "--psm", "0", "-l", "osd"))
+        except RecognitionError:  # too few characters
             continue
-        codes = [c for c in _SCRIPTS.get(script, ()) if c in LANGUAGES and LANGUAGES[c].tesseract in models]
+        candidates = _SCRIPTS.get(script[1], ()) if script else ()
+        codes = [code for code in candidates if code in LANGUAGES and LANGUAGES[code].tesseract in models]
         if not codes:
             continue
         code: str | None = codes[0]
         if len(codes) > 1:
             try:
-                words = words_of_picture(image, [LANGUAGES[code].tesseract for code in codes])
-            except pytesseract.TesseractError:
+                words = recognise(image, "-l", "+".join(LANGUAGES[code].tesseract for code in codes))
+            except RecognitionError:
                 continue
             code = _most_probable(words, codes)
         if code:

@@ -2,9 +2,8 @@
 
     python data_collection/ocr.py --input FILES_OR_FOLDERS --output_dir DIR --lang zh
 
-Writes kept/NAME.parquet and books/NAME.json for each book, failures.jsonl and run.json; while a book is read its pages
-are in pages/NAME.jsonl, from which the same command goes on. In a Slurm array each task takes its share of the books,
-and the task that ends last writes run.json.
+Writes for each book kept/NAME.parquet and its record shards/NAME.json, and stats.json, failures.jsonl and run.json.
+While a book is read its pages are in pages/NAME.jsonl, from which the same command goes on.
 """
 
 import sys
@@ -20,19 +19,16 @@ except ModuleNotFoundError:
     sys.exit(4)
 
 import contextlib
-import json
-from collections import Counter
+import functools
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.errors import EnvironmentFailure, ExitCode, FailedItems, MissingInputError, SettingsError
-from configs.files import file_identity, fingerprint, read_json
+from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.languages import LANGUAGES, language
-from configs.progress import Progress, log
-from configs.records import already_done, exit_code, run_record
+from configs.progress import log
 from configs.settings import parse, setting
-from data_collection.work import array_task, num_allocated_cpus, unique_names, walk
+from data_collection.work import unique_names, walk
 
 
 @dataclass
@@ -77,19 +73,18 @@ def tesseract_models(lang: str) -> tuple[str, ...]:
     Raises:
         EnvironmentFailure: Tesseract or the language's model is not there.
     """
-    import pytesseract
+    from data_collection.recognition import installed_models
 
     # By "auto" the script is detected first, with the model osd.
     wanted = ["osd"] if lang == "auto" else [language(lang).tesseract]
     package = f"tesseract-ocr-{wanted[0].replace('_', '-')}"
-    try:
-        installed = pytesseract.get_languages()
-    except pytesseract.TesseractNotFoundError:
+    installed = installed_models()
+    if installed is None:
         raise EnvironmentFailure(
             "Tesseract is not installed",
             where="PATH",
             todo=f"apt-get install tesseract-ocr {package}; or --method text, which needs none",
-        ) from None
+        )
     if wanted[0] not in installed:
         raise EnvironmentFailure(
             f"Tesseract has no model {wanted[0]}",
@@ -117,98 +112,37 @@ def find_books(inputs: list[str]) -> list[Any]:
     return [Book(name, path) for name, (path, _) in zip(unique_names(found, [".pdf"]), found, strict=True)]
 
 
-def merge(books: list[Any], output_dir: Path) -> tuple[dict[str, Any], FailedItems]:
-    """Totals over the books' records, and the failed books and pages. Every page read is accounted for."""
-    from data_collection.textbooks import record_path
-
-    failed = FailedItems()
-    status: Counter[str] = Counter()
-    methods: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    pages: Counter[str] = Counter()
-    num_characters = 0
-    for book in books:
-        record = read_json(record_path(book, output_dir))
-        status[record["status"]] += 1
-        num_characters += record.get("num_characters", 0)
-        if meta := record.get("meta"):
-            methods.update(meta["pages_by_method"])
-            left_out.update(meta["pages_left_out"])
-            counts = {
-                "kept": len(meta["pages"]),
-                "left_out": len(record["left_out"]),
-                "failed": len(record["failed_pages"]),
-                "without_text": meta["pages_without_text"],
-            }
-            assert meta["num_pages"] == sum(counts.values()), f"{book.path}: {meta['num_pages']} pages, {counts}"
-            pages.update({"read": meta["num_pages"], **counts})
-        if record["status"] == "failed":
-            failed.add(book.path, record["reason"])
-        else:
-            for number, reason in record["failed_pages"]:
-                failed.add(f"{book.path}:page {number}", reason)
-    assert len(books) == status["kept"] + status["failed"]
-    result = {"books": len(books), "kept": status["kept"], "failed": status["failed"], "characters": num_characters}
-    by = {"pages_by_method": methods, "pages_left_out": left_out}
-    return {
-        **result,
-        "pages": dict(pages),
-        **{name: dict(sorted(counts.items())) for name, counts in by.items()},
-    }, failed
-
-
-def read_all(books: list[Any], rules: Any, output_dir: Path, num_processes: int) -> None:
-    """Read the books that are not done yet."""
-    from data_collection.textbooks import book_is_done, read_books
-
-    todo = [book for book in books if not book_is_done(book, rules, output_dir)]
-    progress = Progress("ocr", len(books), "books", done=len(books) - len(todo))
-    for book in read_books(todo, rules, output_dir, num_processes):
-        progress.advance(note=book.name)
-    if todo:
-        progress.close()
-
-
 def main() -> int:
     settings = parse(__doc__, OcrSettings)[0]
-    index, count = array_task()
     books = find_books(settings.input)
     models = () if settings.method == "text" else tesseract_models(settings.lang)
 
-    from data_collection.textbooks import ReadingRules, book_is_done, forget_failures
+    from data_collection.book_reader import forget_failures, kept_path, read_book, summarise, tidy
+    from data_collection.jobs import ShardJob, run_shard_job
+    from data_collection.textbooks import ReadingRules
 
     names = {field.name for field in fields(ReadingRules)} - {"models"}
     rules = ReadingRules(models=models, **{name: getattr(settings, name) for name in names})
-    inputs = [{"book": book.name, **file_identity(book.path)} for book in books]
-    num_bytes = sum(file["num_bytes"] for file in inputs)
-    identity = {**rules.identity(), "inputs": f"{len(books)} PDFs, {num_bytes:,} bytes, {fingerprint(inputs)}"}
     output_dir = settings.output_dir
-    done = already_done(output_dir, identity)
-    if done and not settings.retry_failed:
-        log.info(f"already done: {output_dir}")
-        print(json.dumps(done["result"], ensure_ascii=False))
-        return exit_code(done)
-    mine = books[index::count]
-    if settings.retry_failed:
-        for book in mine:
-            forget_failures(book, output_dir)
-    num_processes = settings.num_processes or num_allocated_cpus()
-    log.info(f"ocr: {len(mine)} books, language {rules.lang}, {num_processes} at once")
-    if count > 1:
-        read_all(mine, rules, output_dir, num_processes)
-        if not all(book_is_done(book, rules, output_dir) for book in books):
-            log.info("this task's share is done; the task that ends last writes run.json")
-            return merge(mine, output_dir)[1].exit_code
-    with run_record(output_dir, "ocr", vars(settings), identity) as record:
-        read_all(books, rules, output_dir, num_processes)
-        result, failed = merge(books, output_dir)
-        failed.write(output_dir / "failures.jsonl")
-        with contextlib.suppress(OSError):
-            (output_dir / "pages").rmdir()  # where no page failed, no journal is left
-        record.finish("finished", failed_items=len(failed), **result)
-    log.info(f"ocr: {result['kept']:,} of {result['books']:,} books became documents")
-    print(json.dumps(record.data["result"], ensure_ascii=False))
-    return failed.exit_code if failed else ExitCode.DONE
+    job = ShardJob(
+        stage="ocr",
+        output_dir=output_dir,
+        rules=rules.identity(),
+        work=functools.partial(read_book, output_dir=output_dir, rules=rules),
+        outputs=lambda book: [kept_path(book, output_dir)],
+        unit="books",
+        tidy=functools.partial(tidy, output_dir=output_dir),
+    )
+
+    def forget(book: Any) -> None:
+        forget_failures(book, output_dir, job.marker_path(book))
+
+    code = run_shard_job(
+        job, books, settings, summarise, settings.num_processes, forget if settings.retry_failed else None
+    )
+    with contextlib.suppress(OSError):
+        (output_dir / "pages").rmdir()  # where no page failed, no journal is left
+    return code
 
 
 if __name__ == "__main__":

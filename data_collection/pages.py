@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_collection.layout import WIDE_GAP, Box, is_vertical, lines_of, reading_order, rows_of_picture, turned
 from data_collection.paragraphs import BETWEEN_CJK, Line
+from data_collection.recognition import RecognitionError, recognise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
 
 FEW_LETTERS = 20
 MIN_CONTRAST = 16  # of 255 greys; less is one colour
+SCAN_AREA = 0.9  # share of a page that its one picture fills
+# A scan is drawn at its own resolution: more dots take time and show no more. But Tesseract reads small letters, and
+# the strokes of Chinese and Japanese, better enlarged.
+MIN_SCAN_DPI = 200
+DENSE_MODELS = ("chi", "jpn")
 SURE = 70.0  # %; a page that Tesseract is less sure of may be written downwards
 # Signs that fonts draw for others: ligatures, and radicals in place of the ideographs that look the same.
 _DRAWN = re.compile("[\ufb00-\ufb06\u2e80-\u2fd5]")
@@ -184,16 +192,31 @@ def draw(page: PdfPage, dpi: int, max_megapixels: float) -> Image:
     return _draw(page, dpi, max_megapixels)[0].to_pil()
 
 
-def _draw(page: PdfPage, dpi: int, max_megapixels: float) -> tuple[PdfBitmap, float]:
+def _draw(page: PdfPage, dpi: float, max_megapixels: float) -> tuple[PdfBitmap, float]:
     """(the picture, the dots an inch it really has)."""
     width, height = page.get_size()  # points, 72 to the inch
     scale = min(dpi / 72, (max_megapixels * 1e6 / max(1.0, width * height)) ** 0.5)
     return page.render(scale=scale), scale * 72
 
 
+def dpi_of_scan(page: PdfPage) -> float:
+    """Dots an inch of the picture that fills the page; infinite when there is none of `MIN_SCAN_DPI` and more."""
+    from pypdfium2.raw import FPDF_PAGEOBJ_IMAGE
+
+    width, height = page.get_size()
+    for picture in page.get_objects(filter=[FPDF_PAGEOBJ_IMAGE], max_depth=5):
+        left, bottom, right, top = picture.get_bounds()
+        area = (right - left) * (top - bottom)
+        if area >= SCAN_AREA * width * height:
+            dpi = 72 * (math.prod(picture.get_px_size()) / area) ** 0.5
+            return dpi if round(dpi) >= MIN_SCAN_DPI else math.inf
+    return math.inf
+
+
 def ocr(page: PdfPage, rules: PageRules) -> Page:
     """Draw the page and let Tesseract read it, across, and downwards where it is not sure of that."""
-    bitmap, dpi = _draw(page, rules.dpi, rules.max_megapixels)
+    is_dense = rules.model.startswith(DENSE_MODELS)
+    bitmap, dpi = _draw(page, rules.dpi if is_dense else min(rules.dpi, dpi_of_scan(page)), rules.max_megapixels)
     image = bitmap.to_pil()
     grey = image.convert("L")
     darkest, lightest = grey.getextrema()
@@ -204,7 +227,6 @@ def ocr(page: PdfPage, rules: PageRules) -> Page:
         return Page("failed", reason=NO_FONT)
     if _is_grey(image):
         image = grey  # a third of the bytes, for a sixth of Tesseract's time
-    image.format = "PPM"  # how it is handed to Tesseract: packing it as PNG takes longer than drawing it
     seen = _tesseract(image, rules.model, dpi)
     if rules.vertical_model and (seen.confidence or 0.0) < SURE:
         downwards = _tesseract(image, rules.vertical_model, dpi, downwards=True)
@@ -220,22 +242,13 @@ def _is_grey(image: Image) -> bool:
     return not ImageChops.difference(red, green).getbbox() and not ImageChops.difference(green, blue).getbbox()
 
 
-def words_of_picture(image: Image, models: Sequence[str]) -> str:
-    """What Tesseract reads with several models at once, quickly: for telling the language."""
-    import pytesseract
-
-    return pytesseract.image_to_string(image, lang="+".join(models))
-
-
 def _tesseract(image: Image, model: str, dpi: float, downwards: bool = False) -> Page:
-    import pytesseract
-
-    config = f"--dpi {max(70, round(dpi))}"
     try:
-        table = pytesseract.image_to_data(image, lang=model, config=config, output_type=pytesseract.Output.DICT)
-    except pytesseract.TesseractError as error:
-        return Page("failed", reason=f"Tesseract ended with an error: {str(error.message).strip()[:200]}")
-    return page_of_words(table, downwards)
+        table = recognise(image, "-l", model, "--dpi", str(max(70, round(dpi))), "tsv")
+    except RecognitionError as error:
+        return Page("failed", reason=f"Tesseract ended with an error: {error}")
+    words = csv.DictReader(table.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return page_of_words([word for word in words if word["level"] == "5"], downwards)
 
 
 def _share_drawn(page: PdfPage, image: Image, position: Any) -> float:
@@ -280,24 +293,25 @@ def _why_blank(page: PdfPage) -> str:
     return NO_FONT if next(iter(page.get_objects(filter=[FPDF_PAGEOBJ_TEXT], max_depth=5)), None) else ""
 
 
-def page_of_words(table: dict[str, list[Any]], downwards: bool = False) -> Page:
-    """Tesseract's table of words as a page."""
-    lines: list[list[tuple[str, tuple[float, float, float, float]]]] = []
+def page_of_words(words: Sequence[dict[str, str]], downwards: bool = False) -> Page:
+    """Tesseract's words as a page: rows of its table, whose columns are text, conf, left, top, width and so on."""
+    lines: list[list[tuple[str, tuple[int, int, int, int]]]] = []
     starts: list[bool] = []
-    place: tuple[int, ...] = ()
+    place: tuple[str, ...] = ()
     num_characters, total = 0, 0.0
-    for index, word in enumerate(map(clean, table["text"])):
-        if not word:
+    for word in words:
+        text = clean(word["text"])
+        if not text:
             continue
-        here = tuple(table[name][index] for name in ("block_num", "par_num", "line_num"))
+        here = (word["block_num"], word["par_num"], word["line_num"])
         if here != place:
             lines.append([])
             starts.append(here[:2] != place[:2])
             place = here
-        left, top, width, height = (table[name][index] for name in ("left", "top", "width", "height"))
-        lines[-1].append((word, (left, left + width, top, top + height)))
-        num_characters += len(word)
-        total += len(word) * float(table["conf"][index])
+        left, top, width, height = (int(word[name]) for name in ("left", "top", "width", "height"))
+        lines[-1].append((text, (left, left + width, top, top + height)))
+        num_characters += len(text)
+        total += len(text) * float(word["conf"])
     boxes = []
     for line in lines:
         left, right, top, bottom = zip(*(box for _, box in line), strict=True)

@@ -43,11 +43,11 @@ def run_ocr(*arguments, env=None):
 
 
 def documents(folder):
-    return {path.stem: pq.read_table(path).to_pylist()[0] for path in sorted(folder.glob("kept/*.parquet"))}
+    return {path.stem: row for path in sorted(folder.glob("kept/*.parquet")) for row in pq.read_table(path).to_pylist()}
 
 
 def records(folder):
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("books/*.json"))}
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("shards/*.json"))}
 
 
 def distance(left, right):
@@ -247,13 +247,36 @@ def test_text_that_the_machine_has_no_font_for_is_not_taken_for_read(tmp_path):
     assert "诊断为肺炎" in documents(tmp_path / "b")["x"]["text"]
 
 
-def processes_of(folder):
-    """Ids of living processes that name the folder in their command line."""
+def test_a_full_disk_ends_the_run_and_fails_no_book(tmp_path):
+    out = tmp_path / "out"
+    (out / "pages").mkdir(parents=True)
+    small_disk = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=4k none "$0" && exec "$@"', out / "pages"]
+    if subprocess.run([*small_disk, "true"], capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    arguments = ("--input", SAMPLE / "pages" / "en", "--output_dir", out, "--lang", "en", "--method", "text")
+    full = subprocess.run([*small_disk, *command(*arguments)], capture_output=True, text=True)
+    assert full.returncode == 4 and "No space left on device" in full.stderr and str(out) in full.stderr
+    assert not records(out) and not documents(out)
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+    assert run_ocr(*arguments).returncode == 0  # where there is room again
+    assert len(documents(out)["heart"]["text"]) > 1000
+
+
+def test_two_commands_at_once_on_one_folder_do_no_harm(tmp_path):
+    arguments = ("--input", SAMPLE / "pages" / "en", "--lang", "en", "--method", "text", "--output_dir")
+    both = [subprocess.Popen(command(*arguments, tmp_path / "out"), stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(100) for process in both] == [0, 0]
+    assert run_ocr(*arguments, tmp_path / "alone").returncode == 0
+    assert documents(tmp_path / "out") == documents(tmp_path / "alone")
+
+
+def tesseracts_of(mark):
+    """Ids of living Tesseracts in whose environment the mark is."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
+            if b"tesseract" in (path / "cmdline").read_bytes() and mark.encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
         except OSError:
             continue
     return found
@@ -267,20 +290,19 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
     pdfs.mkdir()
     for name in ("multipage", "not_encrypted", "3small"):
         shutil.copy(HOSTILE / f"{name}.pdf", pdfs / f"{name}.pdf")
-    (tmp_path / "tmp").mkdir()
-    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    env = {**os.environ, "MARK": str(tmp_path)}
     arguments = ("--input", pdfs, "--lang", "en", "--num_processes", 2, "--dpi", 100)
     process = subprocess.Popen(
         command(*arguments, "--output_dir", tmp_path / "out"), env=env, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while not records(tmp_path / "out") or len(processes_of(tmp_path / "tmp")) == 0:  # a Tesseract is at work
+    while not records(tmp_path / "out") or len(tesseracts_of(env["MARK"])) == 0:  # a Tesseract is at work
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 10
-    while processes_of(tmp_path / "tmp"):
+    while tesseracts_of(env["MARK"]):
         assert time.monotonic() < deadline, "a Tesseract outlives the command"
         time.sleep(0.05)
     finished = set(records(tmp_path / "out"))
@@ -327,9 +349,10 @@ case "$n" in
   3) kill -9 $PPID; sleep 1000;;
   4) echo no >&2; exit 3;;
 esac
-printf 'level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n' > "$2.tsv"
+cat > /dev/null
+printf 'level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n'
 word=$(echo zero one two three four five six seven eight | cut -d ' ' -f $((n + 1)))
-printf '5\t1\t1\t1\t1\t1\t10\t10\t90\t20\t91\t%s\n' "$word" >> "$2.tsv"
+printf '5\t1\t1\t1\t1\t1\t10\t10\t90\t20\t91\t%s\n' "$word"
 """
 
 

@@ -1,17 +1,20 @@
 """Pages of books: columns, vertical lines, front and back matter, nonsense, page tests."""
 
+import math
 import random
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pypdfium2 import PdfDocument
+from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 
 from data_collection.layout import Box, rows_of_picture
 from data_collection.matter import front_and_back, is_repeated
-from data_collection.pages import page_of_words, text_layer
+from data_collection.pages import dpi_of_scan, page_of_words, text_layer
 from data_collection.paragraphs import Line, drop_running_lines, join_lines
 from scripts.bench.page_tests import PageTest, ends_of_matches, passes
 
@@ -121,13 +124,31 @@ def test_rows_of_a_pictured_table_are_joined_and_columns_of_prose_are_not():
 
 
 def test_words_of_tesseract_become_lines_with_their_confidence():
-    words = [("The", 1, 90), ("heart", 1, 80), ("", 1, -1), ("心", 2, 50), ("脏", 2, 50)]
-    table = {"text": [w for w, _, _ in words], "line_num": [n for _, n, _ in words], "conf": [c for _, _, c in words]}
-    table |= {"block_num": [1] * 5, "par_num": [1] * 5, "left": [0, 40, 0, 0, 40], "top": [0, 0, 0, 30, 30]}
-    table |= {"width": [30] * 5, "height": [20] * 5}
-    page = page_of_words(table)
+    names = ["text", "block_num", "par_num", "line_num", "left", "top", "width", "height", "conf"]
+    rows = [
+        "The 1 1 1 0 0 30 20 90",
+        "heart 1 1 1 40 0 30 20 80",
+        "\x07 1 1 1 80 0 30 20 95",
+        "心 1 1 2 0 30 30 20 50",
+        "脏 1 1 2 40 30 30 20 50",
+    ]
+    page = page_of_words([dict(zip(names, row.split(" "), strict=True)) for row in rows])
     assert [(line.text, line.starts) for line in page.lines] == [("The heart", True), ("心脏", False)]
     assert page.confidence == pytest.approx((3 * 90 + 5 * 80 + 2 * 50) / 10)
+
+
+def test_scans_are_drawn_at_their_own_resolution_from_200_dots_an_inch_on(tmp_path):
+    canvas = Canvas(str(tmp_path / "x.pdf"), pagesize=(144, 72))  # points: 2 x 1 inches
+    for dpi in (240, 100, 600):
+        canvas.drawImage(ImageReader(Image.new("L", (2 * dpi, dpi))), 0, 0, 144, 72)
+        canvas.showPage()
+    canvas.drawImage(ImageReader(Image.new("L", (200, 200))), 0, 0, 72, 72)  # half of the page
+    canvas.showPage()
+    canvas.save()
+    pages = list(PdfDocument(tmp_path / "x.pdf"))
+    assert [dpi_of_scan(page) for page in pages] == pytest.approx([240, math.inf, 600, math.inf])
+    pages[0].set_rotation(90)
+    assert dpi_of_scan(pages[0]) == pytest.approx(240)
 
 
 # --- running lines, front and back matter

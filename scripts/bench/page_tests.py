@@ -15,13 +15,19 @@ KINDS = ("present", "order", "absent")
 
 @dataclass(frozen=True)
 class PageTest:
-    """One test of DATA/pdf/pages/LANG.jsonl; `texts` are one text, or those before and after."""
+    """One test of DATA/pdf/pages/LANG.jsonl.
+
+    Attributes:
+        texts: one text, or those before and after.
+        verified: the set marks it as checked against its page.
+    """
 
     pdf: str
     kind: str
     texts: tuple[str, ...]
     max_diffs: int
     case_sensitive: bool
+    verified: bool = False
 
 
 def read_tests(data: Path, lang: str) -> list[PageTest]:
@@ -41,6 +47,7 @@ def read_tests(data: Path, lang: str) -> list[PageTest]:
             (row["before"], row["after"]) if row["type"] == "order" else (row["text"],),
             row["max_diffs"],
             row.get("case_sensitive", True),
+            row.get("checked") == "verified",
         )
         for row in rows
         if row["type"] in KINDS
