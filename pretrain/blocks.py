@@ -1,9 +1,4 @@
-"""Token blocks: documents' tokens stored once, and blocks that are views on them.
-
-A folder holds `tokens/NAME.bin` (the tokens of one shard's documents, end token included, uint16 or uint32),
-`tokens/NAME.npy` (one row a document, `DOCUMENT`), `SPLIT.pieces.npy` and `SPLIT.offsets.npy` (the blocks of a split)
-and, written last, `index.json` with counts and checksums. Splits are "train" and one "validation.LANG" a language.
-"""
+"""Token blocks as a trainer reads them: views on the documents' tokens, which are stored once (block_files.py)."""
 
 from __future__ import annotations
 
@@ -13,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import MissingInputError, SettingsError
-from configs.files import read_json, sha256_file
+from configs.errors import SettingsError
+from pretrain.block_files import MappedFiles, check_files, read_index
 from pretrain.packing import PIECE
 
-DOCUMENT = np.dtype([("start", "<i8"), ("length", "<i4"), ("lang", "u1"), ("source", "<u2"), ("hash", "<u8")])
 IGNORED = -100
-FORMAT = 1
 
 
 class TokenBlocks:
@@ -27,7 +20,7 @@ class TokenBlocks:
 
     Args:
         folder: what prepare.py wrote.
-        verify: compare every file with its checksum first (about 1 GB a second).
+        verify: compare every file with its checksum first, several at a time; else only their sizes.
 
     Raises:
         MissingInputError: the folder is not finished, a file is missing or not the one that was written.
@@ -35,42 +28,10 @@ class TokenBlocks:
 
     def __init__(self, folder: Path | str, verify: bool = True):
         self.folder = Path(folder)
-        if not (self.folder / "index.json").is_file():
-            raise MissingInputError(
-                "there are no finished token blocks",
-                where=self.folder,
-                wanted="a folder with index.json, which is written last",
-                todo="python pretrain/prepare.py --input DIR... --output_dir " + str(self.folder),
-            )
-        self.index: dict[str, Any] = read_json(self.folder / "index.json")
-        if self.index.get("format") != FORMAT:
-            raise MissingInputError(
-                "token blocks of another format",
-                where=self.folder / "index.json",
-                found=self.index.get("format"),
-                wanted=FORMAT,
-                todo="run pretrain/prepare.py again",
-            )
-        for name, checksum in self.index["checksums"].items():
-            self._check(name, checksum if verify else None)
+        self.index: dict[str, Any] = read_index(self.folder)
+        check_files(self.folder, self.index["files"], contents=verify)
         self.block_size: int = self.index["block_size"]
-        dtype = np.dtype(self.index["dtype"])
-        self._tokens = [  # an empty file, of a shard without one usable document, cannot be mapped
-            np.memmap(self.folder / shard["file"], dtype=dtype, mode="r") if shard["num_tokens"] else np.empty(0, dtype)
-            for shard in self.index["shards"]
-        ]
-
-    def _check(self, name: str, checksum: str | None) -> None:
-        path = self.folder / name
-        found = "nothing" if not path.is_file() else sha256_file(path) if checksum else None
-        if found is not None and found != checksum:
-            raise MissingInputError(
-                "a file of the token blocks is missing or damaged",
-                where=path,
-                found=found,
-                wanted=checksum or "the file",
-                todo=f"remove {self.folder} and run pretrain/prepare.py again",
-            )
+        self._files = MappedFiles(self.folder)
 
     def check_tokenizer(self, tokenizer_hash: str, where: object) -> None:
         """Refuse a model whose tokenizer is not the one that made the blocks.
@@ -93,27 +54,55 @@ class TokenBlocks:
 
     def split(self, name: str) -> BlockDataset:
         """The blocks of one split."""
-        pieces = np.load(self.folder / f"{name}.pieces.npy", mmap_mode="r")
-        offsets = np.load(self.folder / f"{name}.offsets.npy", mmap_mode="r")
-        return BlockDataset(self._tokens, pieces, offsets)
+        examples = [row["example_block"] for row in self.index["mixture"]] if name == "train" else []
+        return BlockDataset(
+            self._files, name, self.index["shards"], np.dtype(self.index["dtype"]), self.index["splits"][name], examples
+        )
 
 
 class BlockDataset(torch.utils.data.Dataset):
-    """Blocks as lists of segments; a segment is (input_ids, labels), one document or a part of one."""
+    """Blocks as lists of segments; a segment is (input_ids, labels), one document or a part of one.
 
-    def __init__(self, tokens: list[np.ndarray], pieces: np.ndarray, offsets: np.ndarray):
-        self._tokens, self._pieces, self._offsets = tokens, pieces, offsets
+    The tokens that a window repeats of the one before it have no labels.
+    """
+
+    def __init__(
+        self,
+        files: MappedFiles,
+        name: str,
+        shards: list[str],
+        dtype: np.dtype,
+        counts: dict[str, Any],
+        examples: list[int | None],
+    ):
+        self._files, self._name, self._shards, self._dtype = files, name, shards, dtype
+        self._num_blocks, self._examples = counts["num_blocks"], examples
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._num_blocks
+
+    def pieces(self, index: int) -> np.ndarray:
+        """The pieces of a block, (p,) of `packing.PIECE`; `item` is the number of the shard."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first, end = self._files.array(f"{self._name}.offsets.bin", np.dtype("<i8"))[index : index + 2]
+        return self._files.array(f"{self._name}.pieces.bin", PIECE)[first:end]
 
     def __getitem__(self, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
         segments = []
-        for piece in self._pieces[self._offsets[index] : self._offsets[index + 1]]:
-            start, length = int(piece["start"]), int(piece["length"])
-            ids = self._tokens[int(piece["item"])][start : start + length].astype(np.int64)
-            segments.append((ids, ids))
+        for shard, start, length, context in self.pieces(index).tolist():
+            tokens = self._files.array(self._shards[shard], self._dtype)
+            ids = tokens[start : start + length].astype(np.int64)
+            labels = ids
+            if context:
+                labels = ids.copy()
+                labels[:context] = IGNORED
+            segments.append((ids, labels))
         return segments
+
+    def one_of_each_source(self) -> list[int]:
+        """Numbers of blocks among which every source and language of the training split occurs."""
+        return sorted({block for block in self._examples if block is not None})
 
 
 class Collator:
@@ -146,6 +135,3 @@ class Collator:
             "labels": torch.from_numpy(labels),
             "position_ids": torch.from_numpy(position_ids),
         }
-
-
-__all__ = ["DOCUMENT", "FORMAT", "IGNORED", "PIECE", "BlockDataset", "Collator", "TokenBlocks"]

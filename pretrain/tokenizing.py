@@ -1,26 +1,33 @@
-"""Documents to token blocks: tokenize shard by shard, split off validation documents, pack, write the index last."""
+"""Documents to tokens, shard by shard, in worker processes that load neither torch nor transformers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from configs.errors import FailedItems, MissingInputError, SettingsError
-from configs.files import atomic_open, atomic_path, fingerprint, read_json, sha256_file, write_json
+from configs.errors import FailedItems, SettingsError
 from configs.languages import LANGUAGES
-from configs.progress import Progress, log
-from data_collection.documents import Document, Shard, read_shard
-from pretrain.blocks import DOCUMENT, FORMAT
-from pretrain.packing import PIECE, pack
+from data_collection.documents import NO_TEXT, Shard, read_batches
+from data_collection.jobs import ShardJob
+from pretrain.block_files import DOCUMENT, ArrayFile
 
-_BATCH_DOCUMENTS = 512
-_LANGUAGE_CODES = list(LANGUAGES)
+_BATCH_CHARACTERS = 2**20  # of a thread at a time; at about 100 bytes a token while it is made, some 100 MB
+_PART_CHARACTERS = 2**20  # a longer text, over 400 pages of a book, is tokenized in parts cut at the end of a line
+MAX_THREADS = 8
+_MAX_SOURCES = 2**16
+LANGUAGE_CODES = list(LANGUAGES)
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -28,183 +35,242 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
 
 
-def check_tokenizer(tokenizer: Any, where: str) -> None:
-    """Raises SettingsError for a tokenizer without an end token or without a fast implementation."""
-    for found, wanted in ((tokenizer.eos_token_id, "an end token"), (tokenizer.is_fast or None, "a fast tokenizer")):
-        if found is None:
+@dataclass(frozen=True)
+class TextEncoder:
+    """How documents become tokens: as the model's tokenizer does it, but special tokens in a text stay text.
+
+    Attributes:
+        definition: file with the tokenizer as `tokenizers` writes it.
+        hash: `tokenizer_hash` of it.
+        start: ids that the tokenizer itself puts before a text.
+        end: id that ends every document.
+        num_ids: ids the model knows, from 0.
+    """
+
+    definition: Path
+    hash: str
+    start: tuple[int, ...]
+    end: int
+    num_ids: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tokens stored."""
+        return np.dtype("<u2" if self.num_ids <= 1 << 16 else "<u4")
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these tokens from others'."""
+        return {**asdict(self), "definition": None, "special_tokens": "as text"}
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of texts one after the other, start and end tokens included, and how many each has.
+
+        Raises:
+            SettingsError: an id that the model does not know.
+        """
+        tokenizer = _load(self.definition)
+        short = [text for text in texts if len(text) <= _PART_CHARACTERS]
+        encoded = iter(tokenizer.encode_batch(short, add_special_tokens=False))
+        ids, ends = array("I"), []
+        for text in texts:
+            ids.extend(self.start)
+            if len(text) <= _PART_CHARACTERS:
+                ids.extend(next(encoded).ids)
+            else:
+                for part in _parts(text):
+                    ids.extend(tokenizer.encode(part, add_special_tokens=False).ids)
+            if not ids or ids[-1] != self.end:
+                ids.append(self.end)
+            ends.append(len(ids))
+        tokens = np.frombuffer(ids, dtype=np.uintc)
+        if len(tokens) and tokens.max() >= self.num_ids:
             raise SettingsError(
-                f"the tokenizer has no {wanted.split(' ', 1)[1]}",
-                where=where,
-                wanted=f"{wanted}: documents are parted by it" if "end" in wanted else wanted,
-                todo="set eos_token in tokenizer_config.json" if "end" in wanted else "convert it with transformers",
+                "the tokenizer makes an id that the model does not know",
+                where=self.definition,
+                found=int(tokens.max()),
+                wanted=f"less than {self.num_ids}, the vocab_size of the model",
+                todo="take the tokenizer that belongs to the model, or a model with more embeddings",
             )
+        return tokens.astype(self.dtype), np.diff(ends, prepend=0)
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    while batch := list(islice(documents, _BATCH_DOCUMENTS)):
+def text_encoder(tokenizer: Any, model: str, definition: Path) -> tuple[TextEncoder, str]:
+    """The encoder of a transformers tokenizer, and what is to be written to `definition` before it is used.
+
+    Args:
+        tokenizer: as loaded, before its first use (which changes what it remembers of truncation and padding).
+        model: folder or hub id it belongs to.
+        definition: path of the file.
+
+    Raises:
+        SettingsError: the tokenizer is not a fast one, or has no end token that the model knows.
+    """
+    content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
+    num_ids = _num_ids(model) or max(tokenizer.get_vocab().values(), default=-1) + 1
+    end = tokenizer.eos_token_id
+    set_end = "set eos_token in the model's tokenizer_config.json"
+    for is_wrong, what, found, wanted, todo in (
+        (not content, "is not a fast one", type(tokenizer).__name__, "tokenizer.json", "convert it with transformers"),
+        (end is None, "has no end token", None, "an end token: documents are parted by it", set_end),
+        (end is not None and end >= num_ids, "ends texts with an id the model lacks", end, f"below {num_ids}", set_end),
+    ):
+        if is_wrong:
+            raise SettingsError(f"the tokenizer {what}", where=model, found=found, wanted=wanted, todo=todo)
+    hash_ = tokenizer_hash(tokenizer)
+    with_start, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    first = next(i for i in range(len(with_start)) if with_start[i : i + len(bare)] == bare)
+    return TextEncoder(definition, hash_, tuple(with_start[:first]), end, num_ids), content
+
+
+def _num_ids(model: str) -> int | None:
+    """The number of embeddings of a model, None where its configuration says nothing."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    return getattr(config, "vocab_size", None)
+
+
+@cache
+def _load(definition: Path) -> Tokenizer:
+    # Threads of ours share the batches out, so that reading, converting and writing overlap with tokenizing.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer = Tokenizer.from_file(str(definition))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "<|im_end|>" in a text is these characters, not the end of anything
+    return tokenizer
+
+
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _PART_CHARACTERS:
+        end = text.rfind("\n", start, start + _PART_CHARACTERS) + 1 or start + _PART_CHARACTERS
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def tokenize_job(
+    output_dir: Path, encoder: TextEncoder, lang: str | None, named: Sequence[tuple[str, str]], num_threads: int
+) -> ShardJob:
+    """The job that writes tokens and document table of each shard.
+
+    Args:
+        output_dir: folder of the token blocks.
+        encoder: texts to tokens.
+        lang: language of documents that state none.
+        named: (folder or file, source) of inputs whose documents have that source whatever they state.
+        num_threads: threads of a process.
+    """
+    work = partial(tokenize_shard, output_dir=output_dir, encoder=encoder, lang=lang, named=named, threads=num_threads)
+    rules = {"tokenizer": encoder.identity(), "lang": lang, "named": [list(pair) for pair in named]}
+    return ShardJob("prepare", output_dir, rules, work, lambda shard: _outputs(output_dir, shard), "shards")
+
+
+def shard_outputs(name: str) -> tuple[str, str]:
+    """The names of a shard's tokens and document table below the folder of the blocks."""
+    return f"tokens/{name}.bin", f"documents/{name}.bin"
+
+
+def _outputs(folder: Path, shard: Shard) -> list[Path]:
+    return [folder / name for name in shard_outputs(shard.name)]
+
+
+def tokenize_shard(
+    shard: Shard,
+    failed: FailedItems,
+    *,
+    output_dir: Path,
+    encoder: TextEncoder,
+    lang: str | None,
+    named: Sequence[tuple[str, str]],
+    threads: int,
+) -> dict[str, Any]:
+    """Write one shard's tokens and document table.
+
+    Returns:
+        What the marker says: documents, tokens, the sources' names (`DOCUMENT`'s `source` counts them), the files.
+    """
+    source_of_all = _named_source(shard, named)
+    sources: dict[str, int] = {}
+    num_documents = num_tokens = 0
+    names = shard_outputs(shard.name)
+    tokens_file, table_file = (ArrayFile(output_dir / name) for name in names)
+    with tokens_file, table_file, ThreadPoolExecutor(threads) as pool:
+        batches = _batches(_usable(shard, failed, lang))
+        for rows, (tokens, lengths) in _in_order(pool, partial(_encode, encoder), batches, threads):
+            table = np.empty(len(rows), dtype=DOCUMENT)
+            table["start"] = num_tokens + np.cumsum(lengths) - lengths
+            table["length"] = lengths
+            table["lang"] = [LANGUAGE_CODES.index(row["lang"]) for row in rows]
+            labels = [row["source"] if source_of_all is None else source_of_all for row in rows]
+            table["source"] = [sources.setdefault(label, len(sources)) for label in _checked(labels, sources, shard)]
+            table["hash"] = [_hash(row["text"]) for row in rows]
+            tokens_file.write(tokens)
+            table_file.write(table)
+            num_documents += len(rows)
+            num_tokens += len(tokens)
+    files = dict(zip(names, (tokens_file.entry, table_file.entry), strict=True))
+    return {"num_documents": num_documents, "num_tokens": num_tokens, "sources": list(sources), "files": files}
+
+
+def _named_source(shard: Shard, named: Sequence[tuple[str, str]]) -> str | None:
+    path = shard.paths[0]
+    return next((name for where, name in named if Path(where) in (path, *path.parents)), None)
+
+
+def _usable(shard: Shard, failed: FailedItems, lang: str | None) -> Iterator[dict[str, str]]:
+    for batch in read_batches(shard, failed, lang):
+        for row in batch.select(["id", "text", "lang", "source"]).to_pylist():
+            if row["lang"] not in LANGUAGES:
+                failed.add(f"{shard.name}: {row['id']}", f"language {row['lang']!r} is not in the table")
+            elif not row["text"].strip():
+                failed.add(f"{shard.name}: {row['id']}", NO_TEXT)
+            else:
+                yield row
+
+
+def _batches(rows: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    batch: list[dict[str, str]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["text"])
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
-def tokenize_shard(shard: Shard, folder: Path, tokenizer: Any, identity: dict[str, Any], failed: FailedItems) -> None:
-    """Write one shard's tokens and document table; nothing to do when they are there with the same fingerprint."""
-    marker = folder / f"{shard.name}.json"
-    mark = fingerprint([identity, shard.identity()])
-    if marker.exists() and read_json(marker)["fingerprint"] == mark:
-        for item in read_json(marker)["failed"]:
-            failed.add(item["where"], item["reason"])
-        return
-    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
-    shard_failed = FailedItems()
-    rows: list[tuple[int, int, int, int, int]] = []
-    sources: dict[str, int] = {}
-    start = 0
-    with atomic_open(folder / f"{shard.name}.bin", "wb") as file:
-        for batch in _batches(read_shard(shard, shard_failed, identity["lang"])):
-            encoded = tokenizer([document.text for document in batch], return_attention_mask=False)["input_ids"]
-            for document, ids in zip(batch, encoded, strict=True):
-                if document.lang not in LANGUAGES:
-                    shard_failed.add(f"{shard.name}: {document.id}", f"language {document.lang!r} is not in the table")
-                    continue
-                if ids[-1:] != [tokenizer.eos_token_id]:
-                    ids.append(tokenizer.eos_token_id)
-                np.asarray(ids, dtype=dtype).tofile(file)
-                digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
-                source = sources.setdefault(document.source, len(sources))
-                language_code = _LANGUAGE_CODES.index(document.lang)
-                rows.append((start, len(ids), language_code, source, int.from_bytes(digest, "little")))
-                start += len(ids)
-    with atomic_path(folder / f"{shard.name}.npy") as path, open(path, "wb") as file:
-        np.save(file, np.array(rows, dtype=DOCUMENT))
-    write_json(
-        marker,
-        {
-            "fingerprint": mark,
-            "dtype": dtype.str,
-            "num_tokens": start,
-            "sources": list(sources),
-            "failed": shard_failed.items,
-        },
-    )
-    failed.items.extend(shard_failed.items)
+def _encode(encoder: TextEncoder, rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    return encoder.encode([row["text"] for row in rows])
 
 
-def split_documents(documents: np.ndarray, validation_share: float, max_validation_tokens: int) -> np.ndarray:
-    """Which documents are held out for validation, decided by each document's own hash.
-
-    In each language the documents with the smallest hashes are taken: at least one where there are five or more,
-    at most `validation_share` of the documents and `max_validation_tokens` tokens (so that validation stays cheap).
-    Equal texts have equal hashes and stand on the same side.
-
-    Returns:
-        (n,) boolean mask.
-    """
-    held_out = np.zeros(len(documents), dtype=bool)
-    for code in np.unique(documents["lang"]):
-        of_language = np.flatnonzero(documents["lang"] == code)
-        order = of_language[np.argsort(documents["hash"][of_language], kind="stable")]
-        if len(order) < 5 or validation_share == 0:
-            continue
-        wanted = max(1, int(len(order) * validation_share))
-        within = np.cumsum(documents["length"][order[:wanted]]) <= max_validation_tokens
-        last_hash = documents["hash"][order[max(1, int(within.sum())) - 1]]
-        held_out[of_language[documents["hash"][of_language] <= last_hash]] = True
-    return held_out
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Items with their results, in order; no more than `ahead` items wait or are worked on meanwhile."""
+    waiting: deque[tuple[Item, Any]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > ahead:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    for item, future in waiting:
+        yield item, future.result()
 
 
-def prepare_blocks(shards: list[Shard], output_dir: Path, tokenizer: Any, settings: Any, failed: FailedItems) -> dict:
-    """Tokenize all shards, pack them and write the index; returns the index.
-
-    Args:
-        settings: has lang, block_size, validation_share, max_validation_tokens.
-
-    Raises:
-        MissingInputError: the input has no usable document.
-    """
-    tokens_dir = output_dir / "tokens"
-    tokens_dir.mkdir(parents=True, exist_ok=True)
-    identity = {"tokenizer": tokenizer_hash(tokenizer), "eos": tokenizer.eos_token_id, "lang": settings.lang}
-    progress = Progress("tokenize", len(shards), "shards")
-    for shard in shards:
-        tokenize_shard(shard, tokens_dir, tokenizer, identity, failed)
-        progress.advance()
-    progress.close()
-    tables = [np.load(tokens_dir / f"{shard.name}.npy") for shard in shards]
-    documents = np.concatenate(tables)
-    if not len(documents):
-        raise MissingInputError(
-            "there is no usable document",
-            where=", ".join(s.name for s in shards),
-            todo="give folders that hold documents",
+def _checked(labels: list[str], sources: dict[str, int], shard: Shard) -> list[str]:
+    if len(sources.keys() | set(labels)) > _MAX_SOURCES:
+        raise SettingsError(
+            "the documents state too many different sources to count each",
+            where=shard.paths[0],
+            wanted=f"at most {_MAX_SOURCES:,}",
+            todo="name the folder instead, which goes over what its documents state: --input NAME=FOLDER",
         )
-    shard_of = np.repeat(np.arange(len(shards)), [len(table) for table in tables])
-    held_out = split_documents(documents, settings.validation_share, settings.max_validation_tokens)
-    groups = {"train": ~held_out}
-    for code in np.unique(documents["lang"][held_out]):
-        groups[f"validation.{_LANGUAGE_CODES[code]}"] = held_out & (documents["lang"] == code)
-    splits = {}
-    for name, mask in groups.items():
-        splits[name] = _write_split(output_dir, name, documents[mask], shard_of[mask], settings.block_size)
-        log.info(f"{name}: {splits[name]['num_documents']:,} documents, {splits[name]['num_tokens']:,} tokens")
-    return _write_index(output_dir, shards, tokenizer, settings.block_size, splits, documents, shard_of)
+    return labels
 
 
-def _write_split(folder: Path, name: str, documents: np.ndarray, shard_of: np.ndarray, block_size: int) -> dict:
-    pieces, offsets = pack(documents["length"], block_size)
-    views = np.empty(len(pieces), dtype=PIECE)
-    views["item"] = shard_of[pieces["item"]]
-    views["start"] = documents["start"][pieces["item"]] + pieces["start"]
-    views["length"] = pieces["length"]
-    for suffix, array in (("pieces", views), ("offsets", offsets)):
-        with atomic_path(folder / f"{name}.{suffix}.npy") as path, open(path, "wb") as file:
-            np.save(file, array)
-    num_tokens, num_blocks = int(documents["length"].sum()), len(offsets) - 1
-    return {
-        "num_documents": len(documents),
-        "num_tokens": num_tokens,
-        "num_blocks": num_blocks,
-        "padding_share": round(1 - num_tokens / max(1, num_blocks * block_size), 6),
-    }
-
-
-def _write_index(
-    folder: Path,
-    shards: list[Shard],
-    tokenizer: Any,
-    block_size: int,
-    splits: dict,
-    documents: np.ndarray,
-    shard_of: np.ndarray,
-) -> dict:
-    markers = [read_json(folder / "tokens" / f"{shard.name}.json") for shard in shards]
-    by_language: Counter[str] = Counter()
-    by_source: Counter[str] = Counter()
-    for code in np.unique(documents["lang"]):
-        by_language[_LANGUAGE_CODES[code]] = int(documents["length"][documents["lang"] == code].sum())
-    for number, marker in enumerate(markers):
-        table = documents[shard_of == number]
-        for source, label in enumerate(marker["sources"]):
-            by_source[label] += int(table["length"][table["source"] == source].sum())
-    files = [f"tokens/{shard.name}.bin" for shard in shards]
-    files += [f"{name}.{suffix}.npy" for name in splits for suffix in ("pieces", "offsets")]
-    index = {
-        "format": FORMAT,
-        "block_size": block_size,
-        "dtype": markers[0]["dtype"],
-        "tokenizer": {
-            "name": tokenizer.name_or_path,
-            "hash": tokenizer_hash(tokenizer),
-            "eos_token_id": tokenizer.eos_token_id,
-            "vocab_size": len(tokenizer),
-        },
-        "shards": [
-            {"file": f"tokens/{s.name}.bin", "num_tokens": m["num_tokens"]}
-            for s, m in zip(shards, markers, strict=True)
-        ],
-        "num_tokens": int(documents["length"].sum()),
-        "num_tokens_by_language": dict(by_language),
-        "num_tokens_by_source": dict(by_source),
-        "splits": splits,
-        "checksums": {name: sha256_file(folder / name) for name in files},
-    }
-    write_json(folder / "index.json", index)
-    return index
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

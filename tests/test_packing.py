@@ -6,12 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from pretrain.packing import pack
+from pretrain.packing import cut, pack
 
 
 def blocks_of(pieces, offsets):
     """The blocks as lists of (item, start, length)."""
-    return [[tuple(piece) for piece in pieces[a:b].tolist()] for a, b in itertools.pairwise(offsets)]
+    return [[tuple(piece)[:3] for piece in pieces[a:b].tolist()] for a, b in itertools.pairwise(offsets)]
 
 
 def num_blocks_by_hand(lengths, block_size):
@@ -74,3 +74,34 @@ def test_nothing_to_pack_and_wrong_lengths():
     for lengths, block_size in (([3, 0], 8), ([-1], 8), ([3], 0), ([3], -8)):
         with pytest.raises(ValueError, match="positive"):
             pack(np.array(lengths), block_size)
+    for overlap in (8, 9, -1):
+        with pytest.raises(ValueError, match="overlap"):
+            pack(np.array([3]), 8, overlap)
+
+
+def test_windows_of_a_worked_example():
+    # Stride 6: 0-10, 6-16 and 12-17 of 17 tokens; 16 tokens end with the second window; 10 are one.
+    pieces = cut(np.array([17, 16, 10, 11]), 10, overlap=4)
+    assert pieces.tolist() == [
+        *[(0, 0, 10, 0), (0, 6, 10, 4), (0, 12, 5, 4)],
+        *[(1, 0, 10, 0), (1, 6, 10, 4)],
+        (2, 0, 10, 0),
+        *[(3, 0, 10, 0), (3, 6, 5, 4)],
+    ]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_windows_hold_every_token_once_outside_their_context(seed):
+    draw = np.random.default_rng(seed)
+    block_size = int(draw.integers(2, 40))
+    overlap = int(draw.integers(0, block_size))
+    lengths = draw.integers(1, 5 * block_size, size=draw.integers(1, 40))
+    pieces, offsets = pack(lengths, block_size, overlap)
+    assert all(sum(n for _, _, n in block) <= block_size for block in blocks_of(pieces, offsets))
+    new = [list(range(piece["start"] + piece["context"], piece["start"] + piece["length"])) for piece in pieces]
+    for item, length in enumerate(lengths.tolist()):
+        own = [token for i in np.flatnonzero(pieces["item"] == item) for token in new[i]]
+        assert sorted(own) == list(range(length))
+    assert all(new), "a window that brings no new token"
+    assert (pieces["length"][pieces["context"] > 0] > overlap).all()
+    assert np.array_equal(pieces["context"], np.where(pieces["start"] > 0, overlap, 0))
