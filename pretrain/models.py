@@ -57,7 +57,7 @@ def refuse_adapter(model: str) -> None:
             where=model,
             found="adapter_config.json",
             wanted="a whole model",
-            todo="give the adapter's base model, or merge the two with PEFT's merge_and_unload and save the result",
+            todo=f"python finetune/merge.py --input {model} --output_dir DIR, or give the adapter's base model",
         )
 
 
@@ -77,6 +77,48 @@ def _unreachable(model: str, error: Exception) -> EnvironmentFailure:
     )
 
 
+def load_config(name_or_path: str | None, architecture: dict[str, Any] | None = None) -> tuple[Any, bool]:
+    """The configuration of a model, and whether the model is on this machine.
+
+    Args:
+        name_or_path: folder or hub id, as `find_model` takes it.
+        architecture: configuration to take, with its `model_type`, where the folder is not there; no hub is asked then.
+
+    Raises:
+        MissingInputError: the folder is not there and there is no `architecture`.
+        SettingsError: `architecture` is not a configuration of transformers.
+        EnvironmentFailure: the hub's configuration cannot be read or fetched.
+    """
+    from transformers import AutoConfig
+
+    is_here = not name_or_path or (Path(name_or_path) / "config.json").is_file()
+    if architecture and not is_here:
+        try:
+            return AutoConfig.for_model(**architecture), False
+        except (TypeError, ValueError) as error:
+            raise SettingsError(
+                "the architecture is not one of transformers",
+                where="architecture",
+                found=str(error).splitlines()[0],
+                wanted="model_type and the fields of its configuration, as in a model's config.json",
+                todo="correct it",
+            ) from None
+    model = find_model(name_or_path)
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False), is_here
+    except (OSError, ValueError) as error:
+        raise _unreachable(model, error) from None
+
+
+def empty_model(config: Any) -> Any:
+    """A causal language model of this configuration without weights: its parameters have shapes and no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
 def load_tokenizer(model: str) -> Any:
     """The fast tokenizer of a model.
 
@@ -94,8 +136,14 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def load_model(model: str, dtype: Any, attn_implementation: str | None = None) -> Any:
+def load_model(model: str, dtype: Any, attn_implementation: str | None = None, quantization: Any = None) -> Any:
     """A causal language model with its weights in `dtype`; an adapter is loaded on its base model.
+
+    Args:
+        model: folder or hub id.
+        dtype: torch.dtype of the weights.
+        attn_implementation: as transformers names it; its choice by default.
+        quantization: a `quantization_config` of transformers, for frozen weights of few bits.
 
     Raises:
         EnvironmentFailure: it cannot be read or fetched.
@@ -109,6 +157,7 @@ def load_model(model: str, dtype: Any, attn_implementation: str | None = None) -
             base_of(model),
             dtype=dtype,
             attn_implementation=attn_implementation,
+            quantization_config=quantization,
             trust_remote_code=False,
             use_safetensors=True,
         )
