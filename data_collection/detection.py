@@ -39,6 +39,7 @@ def _model() -> Any:
 def _fasttext(text: str) -> list[tuple[str, float]]:
     if not any(map(str.isalpha, text)):
         return []
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character, and stops fastText
     return [(guess["lang"], guess["score"]) for guess in _model().detect(text, k=5)]
 
 

@@ -22,7 +22,8 @@ from data_collection.detection import MIN_OWN_PROBABILITY, own_probability
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.mmedbench import Split, find_files, read_questions
 from data_collection.questions.question import Question
-from data_collection.servers import Answer, Request, Server, ServerSettings
+from data_collection.server_settings import ServerSettings
+from data_collection.servers import Answer, Request, Server
 
 _JOURNAL = "attempts.jsonl"
 _ANSWER = "### Answer:"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import parse, setting
-from data_collection.servers import ServerSettings
+from data_collection.server_settings import ServerSettings
 
 
 @dataclass

@@ -20,38 +20,10 @@ from aiolimiter import AsyncLimiter
 
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.progress import log
-from configs.settings import setting
+from data_collection.server_settings import ServerSettings
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a second try, doubled at each further one
 BYTES_PER_TOKEN = 3  # of UTF-8 text, on the dear side: what a request may cost must be known before it is sent
-
-
-@dataclass
-class ServerSettings:
-    """Which server to ask, how fast, and for how much."""
-
-    server_url: str = setting("http://127.0.0.1:8000/v1", "address of an OpenAI-compatible server")
-    server_model: str | None = setting(None, "the model's name there; the only one it serves by default")
-    api_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the key; unset: none is sent")
-    max_concurrent_requests: int = setting(16, "requests in flight at once")
-    requests_per_minute: float | None = setting(None, "limit of the server")
-    tokens_per_minute: float | None = setting(None, "limit of the server, prompt and answer together")
-    request_timeout: float = setting(300.0, "seconds before a request is given up and tried again")
-    max_retries: int = setting(8, "further tries of a request that failed in passing")
-    input_price: float = setting(0.0, "price of a million prompt tokens")
-    output_price: float = setting(0.0, "price of a million tokens of answer")
-    budget: float | None = setting(None, "the most that this command may spend, in the currency of the prices")
-
-    def problems(self) -> list[str]:
-        """What is wrong with the values."""
-        above_0 = ("max_concurrent_requests", "requests_per_minute", "tokens_per_minute", "request_timeout")
-        not_below_0 = ("max_retries", "input_price", "output_price", "budget")
-        values = {name: value for name in above_0 + not_below_0 if (value := getattr(self, name)) is not None}
-        found = [f"{name} {values[name]}: wanted above 0" for name in above_0 if values.get(name, 1) <= 0]
-        found += [f"{name} {values[name]}: wanted 0 or more" for name in not_below_0 if values.get(name, 0) < 0]
-        if self.budget is not None and not self.input_price + self.output_price:
-            found.append("budget: wanted with input_price and output_price, or nothing is counted against it")
-        return found
 
 
 @dataclass(frozen=True)

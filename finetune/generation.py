@@ -67,6 +67,7 @@ def generate(
     skip: frozenset[int] = frozenset(),
     repetition_penalty: float = 1.0,
     on_token: Callable[[int], None] = lambda num_new_tokens: None,
+    end_tokens: frozenset[int] = frozenset(),
 ) -> Iterator[list[Generation]]:
     """Greedy answers to `prompts`, batch by batch as they come.
 
@@ -78,9 +79,10 @@ def generate(
         repetition_penalty: divides the scores of tokens that the answer has already (Keskar et al. 2019, CTRL, section
             4.1), the prompt's tokens not counted, since an answer has to name its options; 1 for plain greedy.
         on_token: called after every token of a batch with the number of new ones, for progress.
+        end_tokens: ids that end an answer beside the tokenizer's end token (a chat template may have one of its own).
     """
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    end_tokens = {tokenizer.eos_token_id}
+    end_tokens |= {tokenizer.eos_token_id}
     # A model's own generation_config may sample or penalise; greedy means the same for every model.
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -1,23 +1,26 @@
 """The prompt: the one place that renders a question, for training and for asking alike.
 
-The style's id and hash travel with the weights (`save_prompt`), and inference refuses weights that were taught another
-prompt (`check_prompt`).
+The style's id and a hash of what it renders travel with the weights (`save_prompt`), and inference refuses weights that
+were taught another prompt (`check_prompt`).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configs.errors import SettingsError
 from configs.files import fingerprint, read_json, write_json
 from data_collection.questions.question import Question
+from finetune.styles import PLAIN, Style, StyleName
 
 Kind = Literal["with_rationale", "answer_only"]
 KINDS: tuple[Kind, ...] = ("with_rationale", "answer_only")
-STYLE = "plain"
 PROMPT_FILE = "prompt.json"
-_RATIONALE, _ANSWER = "### Rationale:", "### Answer:"
+# Three Russian rows of MMedBench bring a heading of their own, one after the answer: "B. нет### Обоснование:".
+_OWN_HEADING = re.compile(r"[^#\n]{0,20}#{2,6} ?[^#\n:：]{1,20}[:：]\s*")
 
 # What is asked for, in the question's own language: (with rationale, answer only).
 _INSTRUCTIONS: dict[str, tuple[str, str]] = {
@@ -61,15 +64,22 @@ _INSTRUCTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def render_prompt(question: Question, kind: Kind) -> str:
-    """The text a model is given. It ends where the completion begins, without a space after the marker."""
-    with_rationale, answer_only = _INSTRUCTIONS[question.lang]
-    options = "\n".join(f"{letter}. {text}" for letter, text in question.options.items())
-    instruction, marker = (with_rationale, _RATIONALE) if kind == "with_rationale" else (answer_only, _ANSWER)
-    return f"{instruction}\n\n{question.question}\n{options}\n\n{marker}"
+def render_question(question: Question, kind: Kind, style: Style = PLAIN) -> str:
+    """The user's words alone: what a server that has its own chat template is sent."""
+    options = style.option_gap.join(f"{letter}. {text}" for letter, text in question.options.items())
+    instruction = _INSTRUCTIONS[question.lang][KINDS.index(kind)]
+    return style.body.format(instruction=instruction, question=question.question, options=options)
 
 
-def render_completion(question: Question, kind: Kind) -> str:
+def render_prompt(question: Question, kind: Kind, style: Style = PLAIN) -> str:
+    """The text a model is given, to which its tokenizer adds the start token if it has one.
+
+    It ends where the completion begins, without a blank after the cue.
+    """
+    return style.before + render_question(question, kind, style) + style.after + style.cues[KINDS.index(kind)]
+
+
+def render_completion(question: Question, kind: Kind, style: Style = PLAIN) -> str:
     """The text a model is taught to write after `render_prompt`, without the end token.
 
     Raises:
@@ -77,38 +87,61 @@ def render_completion(question: Question, kind: Kind) -> str:
     """
     if not question.answers:
         raise ValueError("the question has no answer")
-    answer = f" {', '.join(question.answers)}"
+    answer = style.choice.format(style.letter_gap.join(question.answers))
     if kind == "answer_only":
-        return answer
-    if not question.rationale:
+        return style.lead + answer
+    rationale = question.rationale
+    if own := _OWN_HEADING.match(rationale):
+        rationale = rationale[own.end() :]
+    if not rationale:
         raise ValueError("the question has no rationale")
-    return f" {question.rationale}\n\n{_ANSWER}{answer}"
+    return style.lead + rationale + style.answer_cue + answer
 
 
-def prompt_record() -> dict[str, str]:
-    """The style's id and a hash over all it can render: any change of wording changes it."""
-    probes = [Question("probe", lang, "Q", {"A": "a", "B": "b"}, ("A", "B"), "R") for lang in _INSTRUCTIONS]
-    texts = [[render_prompt(probe, kind), render_completion(probe, kind)] for probe in probes for kind in KINDS]
-    return {"style": STYLE, "hash": fingerprint(texts)}
+def prompt_record(style: Style = PLAIN, languages: Iterable[str] = tuple(_INSTRUCTIONS)) -> dict[str, Any]:
+    """The style's id, the languages that are meant, and a hash over all that the style renders in them.
+
+    Any change of wording in these languages, of layout, of the chat template's turns or of the end token changes the
+    hash; a language more in the table does not.
+    """
+    languages = sorted(languages)
+    probes = [Question("probe", lang, "Q", {"A": "a", "B": "b"}, ("A", "B"), "R") for lang in languages]
+    rendered = [
+        [render_prompt(probe, kind, style), render_completion(probe, kind, style)] for probe in probes for kind in KINDS
+    ]
+    return {"style": style.name, "languages": languages, "hash": fingerprint([rendered, style.end])}
 
 
-def save_prompt(folder: Path) -> None:
-    """Write the style's record beside the weights."""
-    write_json(folder / PROMPT_FILE, prompt_record())
+def save_prompt(folder: Path, style: Style = PLAIN, languages: Iterable[str] = tuple(_INSTRUCTIONS)) -> None:
+    """Write the record of the style and the languages that were taught beside the weights."""
+    write_json(folder / PROMPT_FILE, prompt_record(style, languages))
 
 
-def check_prompt(folder: Path) -> None:
-    """Refuse weights that were taught another prompt. Weights without a record (base models) are free to be asked.
+def taught_style(folder: Path) -> StyleName | None:
+    """The name of the style that the weights in a folder were taught; None for weights without a record."""
+    path = folder / PROMPT_FILE
+    return read_json(path)["style"] if path.exists() else None
+
+
+def check_prompt(folder: Path, style: Style = PLAIN) -> None:
+    """Refuse weights that were taught another prompt, in the languages they were taught in.
+
+    Weights without a record (base models) are free to be asked, and so are languages that were not taught.
 
     Raises:
         SettingsError: the record beside the weights differs from ours.
     """
     path = folder / PROMPT_FILE
-    if path.exists() and (saved := read_json(path)) != prompt_record():
+    if not path.exists():
+        return
+    saved = read_json(path)
+    known = [lang for lang in saved.get("languages", ()) if lang in _INSTRUCTIONS]
+    if saved != (ours := prompt_record(style, known)):
         raise SettingsError(
             "the model was fine-tuned with another prompt than the one it would be asked with",
             where=path,
             found=saved,
-            wanted=prompt_record(),
-            todo="fine-tune again, or evaluate with the commit in the model's run.json",
+            wanted=ours,
+            todo=f"ask in the style it was taught ({saved.get('style')}), fine-tune again, or evaluate with the commit "
+            "in the model's run.json",
         )

@@ -23,11 +23,18 @@ from configs.settings import parse
 from pretrain.launching import launch_all_processes
 
 
-def main() -> int:
-    launch_all_processes()
-    from finetune.tuning import FinetuneArguments, FinetuneSettings, finetune
+def settings_classes() -> tuple[type, type]:
+    """What the command line is read into; an import of seconds."""
+    from finetune.tuning import FinetuneArguments, FinetuneSettings
 
-    settings, args = parse(__doc__, FinetuneSettings, FinetuneArguments)
+    return FinetuneSettings, FinetuneArguments
+
+
+def main() -> int:
+    launch_all_processes(settings_classes)
+    from finetune.tuning import finetune
+
+    settings, args = parse(__doc__, *settings_classes())
     return finetune(settings, args)
 
 

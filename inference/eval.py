@@ -3,8 +3,11 @@
   python inference/eval.py                               newest fine-tuned model and the test questions of its run
   python inference/eval.py --model_name_or_path M --data DIR --output_dir DIR
   sbatch inference/run.sh --model_name_or_path M
+  python inference/eval.py --engine server --server_url http://127.0.0.1:8000/v1
+  python inference/eval.py --model_name_or_path M --benchmark medmcqa --data FOLDER --split dev
 
-Writes predictions.jsonl (journal: the same command goes on), scores.json, table.md, table.csv and plots.
+Writes predictions.jsonl (journal: the same command goes on), scores.json, tables (table.*, details.md, published.*) and
+plots.
 """
 
 import sys
@@ -21,8 +24,10 @@ except ModuleNotFoundError:
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from configs.settings import parse, setting
+from data_collection.server_settings import ServerSettings
 
 
 @dataclass
@@ -32,6 +37,12 @@ class EvalSettings:
     model_name_or_path: str | None = setting(None, "model or adapter; the newest fine-tuned one under runs/ by default")
     data: Path | None = setting(
         None, "folder of questions; that of the model's run, data/mmedbench or the sample by default"
+    )
+    benchmark: str = setting("mmedbench", "mmedbench, or a published set (data_collection/README.md lists them)")
+    split: str | None = setting(None, "of a published set: only files with this word in their name or folder")
+    engine: Literal["transformers", "server"] = setting("transformers", "a model in this process, or a server's")
+    prompt_style: Literal["plain", "chat", "published"] | None = setting(
+        None, "layout of the prompt; the one that the model was taught, or plain, by default"
     )
     output_dir: Path | None = setting(None, "folder of the run; runs/eval/NAME by default")
     label: str | None = setting(None, "name of the model in the table; its method by default")
@@ -47,14 +58,19 @@ class EvalSettings:
         names = ("batch_size", "max_new_tokens", "max_new_tokens_answer_only")
         found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
         wrong_penalty = f"repetition_penalty {self.repetition_penalty}: wanted above 0"
-        return found + ([] if self.repetition_penalty > 0 else [wrong_penalty])
+        found += [] if self.repetition_penalty > 0 else [wrong_penalty]
+        if self.benchmark != "mmedbench" and self.data is None:
+            found.append(f"benchmark {self.benchmark}: wanted with --data FOLDER, the set's original files")
+        if self.engine == "server" and self.prompt_style not in (None, "chat"):
+            found.append(f"prompt_style {self.prompt_style}: a server has its model's chat template")
+        return found
 
 
 def main() -> int:
-    (settings,) = parse(__doc__, EvalSettings)
+    settings, server_settings = parse(__doc__, EvalSettings, ServerSettings)
     from inference.evaluation import evaluate
 
-    return evaluate(settings)
+    return evaluate(settings, server_settings)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
   python inference/score.py --input runs/eval/A/predictions.jsonl --output_dir DIR
   python inference/score.py --input runs/eval/A runs/eval/B --labels "before" "after" --output_dir DIR
 
-Writes scores.json, table.md, table.csv, accuracy.svg/.png and rationale.svg/.png.
+Writes scores.json, table.md/.csv/.tex, details.md, published.md/.csv/.tex (the published figures of MMedBench beside
+ours), accuracy.svg/.png and rationale.svg/.png. Of several inputs each later one is compared with the first,
+question by question.
 """
 
 import sys
@@ -21,14 +23,19 @@ except ModuleNotFoundError:
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import FailedItems
 from configs.files import fingerprint, sha256_file
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
 from data_collection.questions import answers
-from inference import scoring, words
+from inference import comparison, overlap, scoring, significance, words
 from inference.score_files import write_all
+from pretrain.models import model_identity
+
+# Another parser, splitter or formula gives other scores.
+_SCORERS = (answers, comparison, overlap, scoring, significance, words)
 
 
 @dataclass
@@ -39,6 +46,8 @@ class ScoreSettings:
     output_dir: Path = setting(help="where to write scores, tables and plots")
     labels: list[str] = setting([], "name of each input in the table; the names of their folders by default")
     caption: str = setting("", "a line under the table: steps, lengths, limits")
+    bert_model: Path | None = setting(None, "folder of an encoder, to add BERTScore of the rationales")
+    bert_layer: int | None = setting(None, "its layer to take; three quarters up by default")
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
@@ -47,6 +56,8 @@ class ScoreSettings:
             found += [f"{name}: {value} is given twice" for value in sorted({v for v in values if values.count(v) > 1})]
         if self.labels and len(self.labels) != len(self.input):
             found.append(f"labels: {len(self.labels)} for {len(self.input)} inputs")
+        if self.bert_layer is not None and self.bert_model is None:
+            found.append("bert_layer: no bert_model is given")
         return found
 
 
@@ -59,22 +70,46 @@ def main() -> int:
     identity = {
         "input": {label: sha256_file(path) for label, path in zip(labels, paths, strict=True)},
         "caption": settings.caption,
-        # Another parser or splitter gives other scores.
-        "scoring": fingerprint([sha256_file(module.__file__) for module in (answers, scoring, words)]),
+        "scoring": fingerprint([sha256_file(module.__file__) for module in _SCORERS]),
+        **({"bert": [model_identity(str(settings.bert_model)), settings.bert_layer]} if settings.bert_model else {}),
     }
     if done := already_done(settings.output_dir, identity):
         print(f"already done: {settings.output_dir}", file=sys.stderr)
         print(json.dumps(done["result"]["average"], ensure_ascii=False))
         return exit_code(done)
     with run_record(settings.output_dir, "score", asdict(settings), identity) as record:
-        labelled = [(label, scoring.score(of_file)) for label, of_file in zip(labels, rows, strict=True)]
-        write_all(labelled, settings.output_dir, settings.caption)
+        labelled, comparisons = score_all(rows, labels, settings)
+        write_all(labelled, settings.output_dir, settings.caption, comparisons)
         averages = {label: scores["average"] for label, scores in labelled}
         failed.write(settings.output_dir / "failures.jsonl")
         record.finish("finished", len(failed), average=averages)
     print((settings.output_dir / "table.md").read_text(encoding="utf-8"))
     print(json.dumps(averages, ensure_ascii=False))
     return failed.exit_code
+
+
+def score_all(rows: list[list[scoring.Row]], labels: list[str], settings: ScoreSettings) -> tuple[list, list]:
+    """(label, scores) of each input, and the comparisons of the later ones with the first."""
+    labelled, marked = [], []
+    for label, of_file in zip(labels, rows, strict=True):
+        bert: dict[str, Any] = {}
+        if settings.bert_model:
+            from inference.bert_scoring import bert_score  # torch, which nothing else here needs
+
+            bert = bert_score(of_file, settings.bert_model, settings.bert_layer)
+        marked.append(scoring.mark(of_file, bert.get("f")))
+        about = {"bert_score": bert["about"]} if bert else {}
+        labelled.append((label, scoring.summarise(of_file, marked[-1]) | about))
+    comparisons = [
+        {
+            "first": labels[0],
+            "second": label,
+            "definitions": comparison.DEFINITIONS,
+            "kinds": comparison.compare(marked[0], marks),
+        }
+        for label, marks in zip(labels[1:], marked[1:], strict=True)
+    ]
+    return labelled, comparisons
 
 
 def default_labels(paths: list[Path]) -> list[str]:

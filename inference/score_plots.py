@@ -76,7 +76,7 @@ def _chance_last(entry: tuple[str, Any]) -> bool:
 
 
 def _bars(ax: Any, rows: Sequence[Any], languages: list[str], colours: dict[str, str], score: str) -> None:
-    """Bars of one score with their values; for accuracy also standard errors and the level of chance."""
+    """Bars of one score with their values and intervals, and for accuracy the level of chance."""
     bar = 0.84 / len(colours)
     of = {(language, setting): scores for language, setting, scores in rows}
     for index, (setting, colour) in enumerate(colours.items()):
@@ -84,12 +84,17 @@ def _bars(ax: Any, rows: Sequence[Any], languages: list[str], colours: dict[str,
         found = [of[languages[place], setting] for place in at]
         places = [place + (index - (len(colours) - 1) / 2) * bar for place in at]
         heights = [100 * scores[score] for scores in found]
-        errors = [100 * scores["accuracy_standard_error"] for scores in found] if score == "accuracy" else None
+        # From the value to the ends of its interval, as matplotlib wants them: (2, bars).
+        ends = [
+            [100 * abs(s[f"{score}_{end}"] - s[score]) for s in found if s.get(f"{score}_{end}") is not None]
+            for end in ("low", "high")
+        ]
+        errors = ends if found and len(ends[0]) == len(found) else None
         hatch = "//" if index >= len(_COLOURS) else ""
         drawn = ax.bar(places, heights, 0.92 * bar, yerr=errors, label=setting, color=colour, hatch=hatch, capsize=2)
         small = {"fontsize": 6.5, "rotation": 90 if len(colours) > 3 else 0}
         ax.bar_label(drawn, [f"{height:.0f}" for height in heights], padding=2, **small)
-        if errors:
+        if score == "accuracy":
             chances = [100 * scores["chance_level"] for scores in found]
             ends = [place + bar / 2 for place in places]
             label = None if index else _CHANCE

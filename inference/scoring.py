@@ -10,34 +10,60 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from functools import cache
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from configs.errors import FailedItems, MissingInputError
 from configs.files import write_json
 from configs.languages import LANGUAGES
 from configs.progress import track
+from data_collection.detection import detect
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.question import LETTERS, chance_level, is_correct
 from finetune.prompts import KINDS
+from inference import significance
+from inference.overlap import MAX_ORDER, Overlap, overlap
+from inference.significance import interval, resampled_means
 from inference.words import word_splitter, words
 
 Row = dict[str, Any]
+Resampled = dict[str, np.ndarray]
 PREDICTIONS_FILE, SCORES_FILE = "predictions.jsonl", "scores.json"
+# Scores of one rationale; each has its mean over the questions that have a reference, and an interval.
+RATIONALE_SCORES = (
+    *(f"bleu_{order}_sentence" for order in range(1, MAX_ORDER + 1)),
+    "rouge_1_f",
+    "rouge_2_f",
+    "rouge_l_f",
+    "bert_score_f",
+)
 # What each value is, in the words that go into scores.json beside the values.
 DEFINITIONS = {
     "accuracy": "share of questions answered with every right letter and no other (exact set); unparsed ones are wrong",
-    "accuracy_standard_error": "sqrt(p (1 - p) / n); of an average, the root of the summed squares over the languages",
+    "accuracy_single_answer": "the same over questions with one right answer; _several_answers: over the others",
+    "..._standard_error": "sqrt(p (1 - p) / n); of an average, the root of the summed squares over the languages, by "
+    "their number",
+    "..._low, ..._high": significance.DEFINITION,
     "chance_level": "mean over questions of 1/options; where any question of that language in the file has several "
     "right answers, of 1/(2^options - 1), for then any non-empty subset may be the answer",
     "num_unparsed": "outputs that give no answer explicitly; they stay in the denominator",
     "hit_limit_share": "share of outputs cut at the limit of new tokens",
-    "bleu_1_sentence": "BLEU of order 1 with brevity penalty, a rationale at a time, mean over questions that have a "
-    "reference; nltk sentence_bleu without smoothing, which order 1 never needs",
-    "rouge_1_f": "F measure of ROUGE-1 a rationale at a time, mean over the same questions; rouge-score with our words",
-    "human_check_passed": "the same two over the references that passed a check by people",
+    "bleu_N_sentence": "BLEU of orders 1 to N, equal weights, brevity penalty, unsmoothed, a rationale at a time, mean "
+    "over questions that have a reference; as nltk's sentence_bleu, on the words of `words`, but an order above the "
+    "number of words of the reference is lowered to it",
+    "bleu_4_corpus": "BLEU of orders 1 to 4 from the counts of all rationales together, sacrebleu's formula and "
+    "exponential smoothing, on the words of `words`",
+    "rouge_N_f, rouge_l_f": "F measure of ROUGE-N or ROUGE-L (the whole text one sequence) a rationale at a time, mean "
+    "over the same questions; as rouge-score, on the words of `words`, orders lowered as for BLEU",
+    "bert_score_f": "BERTScore F a rationale at a time, by the model and layer of `bert_score`; none without a model",
+    "human_check_passed": "the same over the references that passed a check by people, as in the paper",
+    "own_language_share": "share of the rationales that are not empty whose first 500 characters fastText finds to be "
+    "in the question's language",
     "rationale": "of an output, what stands before the first answer heading (### Answer:), else before the last line "
     "that begins with an answer marker, else all of it; an empty one scores 0",
     "generation_seconds": "sum of the rows' seconds, each a question's share of the time its batch took",
@@ -120,81 +146,106 @@ def extract_rationale(output: str) -> str:
     return re.sub(r"^\s*#{2,6} *Rationale *[:：]?", "", split_answer(output)[0], flags=re.IGNORECASE).strip()
 
 
-def bleu_1(reference: list[str], candidate: list[str]) -> float:
-    """Sentence BLEU of order 1 with brevity penalty, 0 to 1 (Papineni et al. 2002), of words."""
-    from nltk.translate.bleu_score import sentence_bleu
-
-    return float(sentence_bleu([reference], candidate, weights=(1.0,))) if candidate else 0.0
-
-
-def rouge_1_f(reference: list[str], candidate: list[str]) -> float:
-    """F measure of ROUGE-1, 0 to 1 (Lin 2004), of words."""
-    return float(_rouge_scorer().score(reference, candidate)["rouge1"].fmeasure)
-
-
-@cache
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    class Given:
-        """Takes words as they are given: rouge-score's own tokenizer drops all but a-z and 0-9."""
-
-        def tokenize(self, words: list[str]) -> list[str]:
-            return words
-
-    return RougeScorer(["rouge1"], tokenizer=Given())
-
-
-def score(rows: list[Row]) -> dict[str, Any]:
+def score(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> dict[str, Any]:
     """All scores of one file of predictions.
 
     Args:
         rows: rows as `read_predictions` gives them.
+        bert_f: BERTScore of the rationales by question id, where a model for it was given (inference/bert_scoring.py).
 
     Returns:
         `languages[kind][code]` and `average[kind]` hold the scores, `definitions` says what they are. Shares and scores
         are fractions (0 to 1) at full precision; what could not be measured is None.
     """
-    langs = [code for code in LANGUAGES if any(row["lang"] == code for row in rows)]
-    several = {code: any(len(row["gold"]) > 1 for row in rows if row["lang"] == code) for code in langs}
-    marked = [_mark(row, several[row["lang"]]) for row in track(rows, "scoring", unit="answers")]
+    return summarise(rows, mark(rows, bert_f))
+
+
+def mark(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> list[Row]:
+    """What each row adds to the scores, sorted by language, kind and id, so that the rows' order changes no score."""
+    several = _several_possible(rows)
+    in_order = sorted(rows, key=lambda row: (row["lang"], row["kind"], row["id"]))
+    return [_mark(row, several[row["lang"]], bert_f or {}) for row in track(in_order, "scoring", unit="answers")]
+
+
+def summarise(rows: list[Row], marks: list[Row]) -> dict[str, Any]:
+    """Scores from the marks of all rows; see `score`."""
+    several = _several_possible(rows)
     languages: dict[str, dict[str, Any]] = {}
+    average: dict[str, Any] = {}
     for kind in KINDS:
-        groups = {code: [m for m in marked if (m["lang"], m["kind"]) == (code, kind)] for code in langs}
-        languages[kind] = {code: _of_language(group) for code, group in groups.items() if group}
+        groups = {code: [m for m in marks if (m["lang"], m["kind"]) == (code, kind)] for code in several}
+        found = {code: _of_language(group) for code, group in groups.items() if group}
+        if found:
+            languages[kind] = {code: scores for code, (scores, _) in found.items()}
+            average[kind] = _average(*zip(*found.values(), strict=True))
     prompts = {json.dumps(row["prompt"], sort_keys=True) for row in rows if row.get("prompt")}
     return {
         "definitions": DEFINITIONS,
-        "words": {code: word_splitter(code) for code in langs},
+        "words": {code: word_splitter(code) for code in several},
         "any_subset_may_be_drawn": several,
         "prompts": [json.loads(prompt) for prompt in sorted(prompts)],
         "num_rows": len(rows),
-        "num_parsed_otherwise_than_recorded": sum(m["parsed_otherwise"] for m in marked),
-        "average": {kind: _average(list(scores.values())) for kind, scores in languages.items() if scores},
-        "languages": {kind: scores for kind, scores in languages.items() if scores},
+        "num_parsed_otherwise_than_recorded": sum(m["parsed_otherwise"] for m in marks),
+        "average": average,
+        "languages": languages,
     }
 
 
-def _mark(row: Row, several_possible: bool) -> Row:
-    """What one row adds to the scores."""
+def _several_possible(rows: list[Row]) -> dict[str, bool]:
+    """Languages of the rows, in the table's order, and whether a question of theirs has several right answers."""
+    langs = [code for code in LANGUAGES if any(row["lang"] == code for row in rows)]
+    return {code: any(len(row["gold"]) > 1 for row in rows if row["lang"] == code) for code in langs}
+
+
+@lru_cache(maxsize=1 << 14)
+def _reference_words(text: str, lang: str) -> tuple[str, ...]:
+    """Words of a reference, which every model that is scored shares; equal words are one object."""
+    return tuple(map(sys.intern, words(text, lang)))
+
+
+def _mark(row: Row, several_possible: bool, bert_f: Mapping[str, float]) -> Row:
     parsed = parse_answer(row["output"], row["options"])
     recorded = row.get("parsed", parsed)
     marks = {
+        "id": row["id"],
         "lang": row["lang"],
         "kind": row["kind"],
-        "correct": is_correct(parsed, row["gold"]),
+        "accuracy": is_correct(parsed, row["gold"]),
         "unparsed": parsed is None,
         "parsed_otherwise": list(recorded or ()) != list(parsed or ()),
+        "several": len(row["gold"]) > 1,
         "chance": chance_level(len(row["options"]), several_possible=several_possible),
         "hit_limit": row["hit_limit"],
         "seconds": row["seconds"],
     }
-    if row["kind"] == "with_rationale" and row["rationale"].strip():
-        reference = words(row["rationale"], row["lang"])
-        candidate = words(extract_rationale(row["output"]), row["lang"])
-        marks |= {"bleu": bleu_1(reference, candidate), "rouge": rouge_1_f(reference, candidate)}
-        marks |= {"empty": not candidate, "passed": bool(row["human_check_passed"])}
+    if row["kind"] == "with_rationale":
+        rationale = extract_rationale(row["output"])
+        marks["own_language"] = detect(rationale) == row["lang"] if rationale else None
+        if row["rationale"].strip():
+            split = words(rationale, row["lang"])
+            pair = overlap(_reference_words(row["rationale"], row["lang"]), split)
+            marks |= rationale_scores(pair) | {"bert_score_f": bert_f.get(row["id"]), "pair": pair, "empty": not split}
+            marks["passed"] = bool(row["human_check_passed"])
     return marks
+
+
+def rationale_scores(pair: Overlap) -> dict[str, float]:
+    """Word scores of one rationale against its reference, 0 to 1, by their names in scores.json."""
+    bleu = {f"bleu_{order}_sentence": pair.bleu(order) for order in range(1, MAX_ORDER + 1)}
+    return bleu | {"rouge_1_f": pair.rouge(1), "rouge_2_f": pair.rouge(2), "rouge_l_f": pair.rouge_l()}
+
+
+def corpus_bleu(pairs: Sequence[Overlap]) -> float | None:
+    """Corpus BLEU-4 of the pairs, 0 to 1, by sacrebleu from their summed counts; None where there is no pair."""
+    if not pairs:
+        return None
+    from sacrebleu.metrics import BLEU
+
+    matches, totals = (
+        [*map(sum, zip(*of, strict=True))] for of in zip(*((p.matches, p.totals()) for p in pairs), strict=True)
+    )
+    lengths = sum(p.num_candidate for p in pairs), sum(p.num_reference for p in pairs)
+    return BLEU.compute_bleu(matches, totals, *lengths, smooth_method="exp").score / 100
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -202,15 +253,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(found) / len(found) if found else None
 
 
-def _of_language(marked: list[Row]) -> dict[str, Any]:
-    """The scores of one kind in one language."""
-    num, accuracy = len(marked), _mean(m["correct"] for m in marked)
+def _of_language(marked: list[Row]) -> tuple[dict[str, Any], Resampled]:
+    """The scores of one kind in one language, and the resampled means of those that get an interval."""
+    num = len(marked)
     seconds = math.fsum(m["seconds"] for m in marked)
     scores: dict[str, Any] = {
         "num_questions": num,
-        "num_correct": sum(m["correct"] for m in marked),
-        "accuracy": accuracy,
-        "accuracy_standard_error": math.sqrt(accuracy * (1 - accuracy) / num),
+        "num_correct": sum(m["accuracy"] for m in marked),
+        "accuracy": _mean(m["accuracy"] for m in marked),
+        "accuracy_standard_error": _standard_error(marked),
         "chance_level": _mean(m["chance"] for m in marked),
         "num_unparsed": sum(m["unparsed"] for m in marked),
         "unparsed_share": _mean(m["unparsed"] for m in marked),
@@ -218,35 +269,72 @@ def _of_language(marked: list[Row]) -> dict[str, Any]:
         "generation_seconds": seconds,
         "questions_per_second": num / seconds if seconds else None,
     }
+    for name, several in (("single_answer", False), ("several_answers", True)):
+        group = [m for m in marked if m["several"] == several]
+        scores[f"num_{name}"] = len(group)
+        scores[f"accuracy_{name}"] = _mean(m["accuracy"] for m in group)
+        scores[f"accuracy_{name}_standard_error"] = _standard_error(group)
+    resampled = _resample(marked, ("accuracy",), "")
     if marked[0]["kind"] == "with_rationale":
-        with_reference = [m for m in marked if "bleu" in m]
+        scores["own_language_share"] = _mean(m["own_language"] for m in marked)
+        with_reference = [m for m in marked if "pair" in m]
         scores["num_empty_rationales"] = sum(m["empty"] for m in with_reference)
-        for prefix, group in (
-            ("", with_reference),
-            ("human_check_passed_", [m for m in with_reference if m["passed"]]),
-        ):
+        passed = [m for m in with_reference if m["passed"]]
+        for prefix, group in (("", with_reference), ("human_check_passed_", passed)):
             scores[f"{prefix}num_references"] = len(group)
-            scores[f"{prefix}bleu_1_sentence"] = _mean(m["bleu"] for m in group)
-            scores[f"{prefix}rouge_1_f"] = _mean(m["rouge"] for m in group)
-    return scores
+            scores |= {f"{prefix}{name}": _mean(m[name] for m in group) for name in RATIONALE_SCORES}
+            scores[f"{prefix}bleu_4_corpus"] = corpus_bleu([m["pair"] for m in group])
+            resampled |= _resample(group, RATIONALE_SCORES, prefix)
+    return scores | _intervals(resampled), resampled
 
 
-def _average(languages: list[dict[str, Any]]) -> dict[str, Any]:
+def _standard_error(marked: list[Row]) -> float | None:
+    share = _mean(m["accuracy"] for m in marked)
+    return None if share is None else math.sqrt(share * (1 - share) / len(marked))
+
+
+def _resample(marked: list[Row], names: Sequence[str], prefix: str) -> Resampled:
+    """Resampled means (NUM_RESAMPLES,) of those scores that every row has."""
+    names = [name for name in names if marked and all(m[name] is not None for m in marked)]
+    if not names:
+        return {}
+    values = np.array([[m[name] for name in names] for m in marked], dtype=float)
+    means = resampled_means(values, f"{marked[0]['lang']} {marked[0]['kind']} {prefix}")
+    return {f"{prefix}{name}": column for name, column in zip(names, means.T, strict=True)}
+
+
+def _intervals(resampled: Resampled) -> dict[str, float]:
+    ends = {name: interval(means) for name, means in resampled.items()}
+    return {
+        f"{name}_{end}": value for name, both in ends.items() for end, value in zip(("low", "high"), both, strict=True)
+    }
+
+
+def _average(languages: Sequence[dict[str, Any]], resampled: Sequence[Resampled]) -> dict[str, Any]:
     """The macro average: each language counts the same; counts and seconds are summed."""
     average: dict[str, Any] = {"num_languages": len(languages)}
     for name in languages[0]:
-        values = [scores[name] for scores in languages]
+        values = [scores.get(name) for scores in languages]
         is_sum = name.startswith("num_") or name.endswith(("num_references", "_seconds"))
         average[name] = sum(values) if is_sum else _mean(values)
-    errors = [scores["accuracy_standard_error"] for scores in languages]
-    average["accuracy_standard_error"] = math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+        if name.endswith("_standard_error"):
+            errors = [error for error in values if error is not None]
+            average[name] = math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if errors else None
     seconds = average["generation_seconds"]
     average["questions_per_second"] = average["num_questions"] / seconds if seconds else None
-    return average
+    names = {name: None for of in resampled for name in of}
+    means = {name: np.mean([of[name] for of in resampled if name in of], axis=0) for name in names}
+    return average | _intervals(means)
 
 
-def write_scores(labelled: list[tuple[str, dict[str, Any]]], output_dir: Path | str, caption: str = "") -> Path:
-    """Write scores.json: the caption, and one entry of `runs` a label, in the order given."""
+def write_scores(
+    labelled: list[tuple[str, dict[str, Any]]],
+    output_dir: Path | str,
+    caption: str = "",
+    comparisons: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """Write scores.json: the caption, one entry of `runs` a label in the order given, and paired comparisons."""
     path = Path(output_dir) / SCORES_FILE
-    write_json(path, {"caption": caption, "runs": [{"label": label, **scores} for label, scores in labelled]})
+    runs = [{"label": label, **scores} for label, scores in labelled]
+    write_json(path, {"caption": caption, "runs": runs} | ({"comparisons": list(comparisons)} if comparisons else {}))
     return path

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 
-_SPLITTERS = {"zh": ("jieba", "jieba.lcut"), "ja": ("Janome", "Janome, wakati")}
+_SPLITTERS = {"zh": ("jieba", "jieba.lcut"), "ja": ("Janome", "Janome.Tokenizer(wakati=True)")}
 _RULES = ("nltk", "nltk.NLTKWordTokenizer on each sentence")
 _SENTENCE_END = re.compile(r"([.!?؟।][\"'»”’)\]}]*)\s+")
 # Longer pieces are cut: jieba takes time quadratic in a run of Han characters, nltk's patterns a time that they bound.

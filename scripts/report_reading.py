@@ -25,6 +25,7 @@ READ_ERRORS = (OSError, ValueError, RecursionError, OverflowError)
 MAX_CHARACTERS, MAX_LABEL_CHARACTERS = 4000, 60
 _NEEDED = ("num_questions", "num_unparsed", "accuracy", "accuracy_standard_error", "chance_level", "unparsed_share")
 _OPTIONAL = ("bleu_1_sentence", "rouge_1_f")
+_OPTIONAL += tuple(f"{name}_{end}" for name in ("accuracy", *_OPTIONAL) for end in ("low", "high"))
 # Control characters but tab and line end, marks that change the direction of the text around them, no characters.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot write

@@ -4,11 +4,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from configs.errors import FailedItems
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.mmedbench import find_files, read_questions
 
+OUTPUTS = yaml.safe_load((Path(__file__).parent / "data" / "answers.yaml").read_text(encoding="utf-8"))
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 EN = {"A": "Fever", "B": "Dry cough", "C": "Rash", "D": "Joint pain", "E": "Coma"}
 GERMS = {"A": "E. coli", "B": "S. aureus", "C": "H. pylori", "D": "B. cereus", "E": "K. pneumoniae"}
@@ -60,7 +62,7 @@ CASES = [
     ("Answer: A & C", EN, "AC"),
     ("Answer: ACD", EN, "ACD"),
     (r"The final result is \boxed{D}.", EN, "D"),
-    (r"$\boxed{\text{D}}$", EN, ""),
+    (r"$\boxed{\text{D}}$", EN, "D"),
     ("I choose B.", EN, "B"),
     ("First I said the answer is A. On reflection, the correct answer is C.", EN, "C"),
     ("The answer is A. A is chosen since B is a symptom of another illness.", EN, "A"),
@@ -194,6 +196,26 @@ def test_reads_what_is_said(text, options, wanted):
     assert parse_answer(text, options) == (tuple(wanted) or None)
 
 
+@pytest.mark.parametrize("group", OUTPUTS, ids=[f"{group['language']}-{len(group['options'])}" for group in OUTPUTS])
+def test_reads_what_models_write(group):
+    read = [("".join(parse_answer(text, group["options"]) or ()), text) for _, text in group["outputs"]]
+    assert read == [(letters, text) for letters, text in group["outputs"]]
+
+
+def test_outputs_are_many_and_each_says_something_else():
+    texts = [(str(group["options"]), text) for group in OUTPUTS for _, text in group["outputs"]]
+    assert len(texts) == len(set(texts)) >= 200
+    for lang in ("en", "zh", "ja", "fr", "ru", "es"):
+        answers = [letters for group in OUTPUTS if group["language"] == lang for letters, _ in group["outputs"]]
+        # Neither a parser that always reads something nor one that reads nothing comes far.
+        assert min(answers.count(""), len(answers) - answers.count("")) >= 15, lang
+
+
+def test_thoughts_are_neither_rationale_nor_answer():
+    assert split_answer("<think>The answer is B.</think>Because.\n\n### Answer: A") == ("Because.\n\n", [" A"])
+    assert parse_answer("<think>The answer is B. But then", EN) is None
+
+
 def test_every_prefix_of_a_long_text_is_read_without_an_error():
     text = "".join(text + "\n" for text, _, _ in CASES)
     for end in range(0, len(text), 7):
@@ -205,6 +227,7 @@ HOSTILE = (
     "a", " ", "\n", "A", "*", "(", "#", "选", "A, ", "A\n", "A. B. ", "answer ", "Answer: ", "answer is ", "answer is\n",
     "Answer: A,", "the answer is A, or ", "不选", "选A", "réponse correcte est ", "la ", "неправильный ", "правильный ответ ",
     "неправильн", "OPTION A,", "A is the ", "A - верн", "\\boxed{", "### Answer: ", "  Answer ", "\t\x0b\x0c", " \n", "- ", "ы",
+    "A (x x) and ", "A (x ", "AのBと", "正解はAの", "<think>", "</think>",
 )  # fmt: skip
 
 
@@ -212,10 +235,10 @@ HOSTILE = (
 @pytest.mark.parametrize("before", ["", "The answer is"])
 def test_takes_time_linear_in_the_text(piece, before):
     text = before + piece * (100_000 // len(piece)) + "x"
-    start = time.perf_counter()
+    start = time.process_time()
     parse_answer(text, EN)
     split_answer(text)
-    assert time.perf_counter() - start < 5  # linear: under 1 s here; a quadratic pattern took 150 s
+    assert time.process_time() - start < 5  # linear: under 1 s here; a quadratic pattern took 150 s
 
 
 def test_what_reference_rationales_say_is_the_answer_they_explain():

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
-from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError
+from configs.errors import EnvironmentFailure, ExitCode, FailedItems, MissingInputError, SettingsError
 from configs.files import read_json, write_json
 from data_collection.questions.question import Question
 from finetune import prompts, tuning
@@ -23,9 +25,11 @@ from finetune.examples import (
     to_segments,
 )
 from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
+from finetune.styles import PLAIN
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import read_metrics
 from pretrain.models import load_model, load_tokenizer
+from pretrain.training import PackedTrainer
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -221,7 +225,7 @@ def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_
     assert failure["where"].endswith("English.jsonl:4") and "answer C" in failure["reason"]
     record = read_json(output / "run.json")
     assert (record["status"], record["failed_items"], record["result"]["method"]) == ("finished", 1, "LoRA")
-    assert record["result"]["num_questions"] == 11 and record["result"]["num_steps"] == 3  # of 12, one dev
+    assert record["result"]["num_rows"] == 11 and record["result"]["num_steps"] == 3  # of 12, one dev
     before, after = (record["result"][name]["loss"]["en"] for name in ("before", "after"))
     assert after < before
     assert [row["step"] for row in read_metrics(output / "metrics.jsonl")] == [0, 1, 2, 3, 3]
@@ -233,13 +237,14 @@ def test_lora_from_the_command_line_to_an_adapter(benchmark, tiny_model, script_
         assert not torch.allclose(adapted(ids).logits, base(ids).logits)
         with adapted.disable_adapter():
             assert torch.allclose(adapted(ids).logits, base(ids).logits)
-    assert read_json(output / "prompt.json") == prompt_record()
+    assert read_json(output / "prompt.json") == prompt_record(PLAIN, ["en"])
     check_prompt(output)
 
     # The same command again, in this process: already done, with the code of the first run.
     monkeypatch.setattr(tuning, "load_model", lambda *_: pytest.fail("it trains again"))
     assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
-    write_json(output / "prompt.json", {**prompt_record(), "hash": "0"})
+    taught = read_json(output / "prompt.json")
+    write_json(output / "prompt.json", {**taught, "hash": "0"})
     with pytest.raises(SettingsError, match="another prompt"):
         check_prompt(output)
     with pytest.raises(SettingsError, match="lora_rank was 16"):
@@ -269,3 +274,48 @@ def main_of(words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     return train.main
+
+
+def test_training_goes_on_from_an_adapter(benchmark, tiny_model, monkeypatch):
+    words = command_line(benchmark, tiny_model, lora="true", max_steps=1)
+    main_of(words, monkeypatch)()
+    first = benchmark / "run"
+    words = command_line(benchmark, first, lora="true", max_steps=1, output_dir=benchmark / "second")
+    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (first, benchmark / "second")]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    config = read_json(benchmark / "second" / "adapter_config.json")
+    assert config["base_model_name_or_path"] == str(tiny_model)  # and not the adapter
+    with pytest.raises(SettingsError, match="no weights of its own"):
+        main_of(command_line(benchmark, first, output_dir=benchmark / "third"), monkeypatch)()
+    with pytest.raises(EnvironmentFailure, match="4-bit"):
+        main_of(command_line(benchmark, tiny_model, qlora="true", output_dir=benchmark / "four"), monkeypatch)()
+
+
+def test_a_mixture_is_taught_in_the_order_of_its_draw(benchmark, tiny_model, tmp_path, monkeypatch):
+    talks = tmp_path / "talks.jsonl"
+    turns = [{"role": "user", "content": "What is {}?"}, {"role": "assistant", "content": "It is {}."}]
+    rows = [{"messages": [{**turn, "content": turn["content"].format(i)} for turn in turns]} for i in range(40)]
+    talks.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": []}]))
+    config = tmp_path / "mixture.yaml"
+    mixture = {str(benchmark): {"weight": 2, "priority": 1}, str(talks): {"priority": 1e9}}
+    config.write_text(yaml.safe_dump({"mixture": mixture}))
+    seen = []
+    step = PackedTrainer.training_step
+
+    def watched(self, model, inputs, *more):
+        seen.append(inputs["input_ids"].tolist())
+        return step(self, model, inputs, *more)
+
+    monkeypatch.setattr(PackedTrainer, "training_step", watched)
+    monkeypatch.setattr(tuning, "_ORDERED_WINDOW", 8)
+    words = ["--config", str(config), *command_line(benchmark, tiny_model, max_steps=2, block_size=256)]
+    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS  # a row of each source is no good
+    failures = [json.loads(line)["where"] for line in (benchmark / "run" / "failures.jsonl").read_text().splitlines()]
+    assert f"{talks}:41" in failures
+    record = read_json(benchmark / "run" / "run.json")["result"]
+    assert record["num_rows"] == 11 + 40
+    tokenizer = load_tokenizer(str(tiny_model))
+    first = tokenizer.decode([token for row in seen[0] for token in row])
+    assert "It is" in first and "### Answer" not in first  # conversations come first, by their priority

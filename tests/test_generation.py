@@ -65,6 +65,10 @@ def test_batched_generation_writes_what_a_plain_greedy_loop_writes(greedy):
             assert answer.text == " ".join(map(str, ids)) and answer.num_new_tokens == len(ids)
             assert answer.hit_limit == (end not in written[answer.index])
             assert answer.num_prompt_tokens == len(tokenizer(prompts[answer.index])["input_ids"])
+    # The same token as the chat template's own end, beside a tokenizer's end token that nobody writes.
+    ends = frozenset({int(end)})
+    ended = [a for batch in generate(model, Ids(tokenizer, 1), prompts, 12, 12, end_tokens=ends) for a in batch]
+    assert {a.index: a.text for a in ended} == {a.index: a.text for a in answers}
 
 
 def test_only_whole_batches_are_skipped(greedy):

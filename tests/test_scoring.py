@@ -1,14 +1,11 @@
-"""Scores: worked numbers, parity with the libraries on words split before, a plain-loop second implementation, tables."""
+"""Scores: worked numbers, files read and written, tables, plots, published rows, the command."""
 
 import csv
 import json
 import math
-import random
 import re
 import subprocess
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,17 +13,11 @@ import pytest
 from configs.errors import FailedItems, MissingInputError
 from data_collection.questions.question import chance_level, is_correct
 from inference import score_plots, score_tables, scoring
-from inference.words import words
+from inference.comparison import compare
+from inference.published import beside_ours, read_published, write_beside
+from inference.table_formats import latex
 
 ROOT = Path(__file__).parents[1]
-TEXTS = {
-    "en": 'The patient has pneumonia. It\'s viral, e.g. influenza A; the dose is 2.5 mg ("twice a day").',
-    "zh": "患者出现发热和咳嗽，因此最可能的诊断是肺炎。应给予 2.5 mg 的药物（每日两次）。",
-    "ja": "患者は発熱と咳嗽を認める。したがって、最も考えられるのは肺炎である。SpO2は95％だった。",
-    "fr": "L'examen montre une pneumonie. C’est l'option juste, car la fièvre dure : 2,5 mg suffisent !",
-    "ru": "У больного пневмония. Ответ верен, так как лихорадка длится более 3 дней.",
-    "es": "¿Qué tiene el paciente? Una neumonía, por la fiebre. ¡Hay que tratarla!",
-}
 OPTIONS = {"A": "fever", "B": "cough", "C": "rash", "D": "pain"}
 
 
@@ -56,137 +47,6 @@ def write_rows(path, rows):
     return path
 
 
-# Words
-
-
-def test_a_word_before_a_full_stop_is_the_same_word():
-    assert words("Pneumonia. No pneumonia.", "en") == ["pneumonia", ".", "no", "pneumonia", "."]
-    assert words("See e.g. pneumonia.\nThen 2.5 mg", "en") == ["see", "e.g", ".", "pneumonia", ".", "then", "2.5", "mg"]
-    assert words('He said "pneumonia." Then left.', "en").count("pneumonia") == 1
-    assert words("¿Fiebre? ¡Sí!", "es") == ["¿", "fiebre", "?", "¡", "sí", "!"]
-    assert words("هل لديك حمى؟ نعم، سعال.", "ar") == ["هل", "لديك", "حمى", "؟", "نعم", "،", "سعال", "."]
-    assert words("बुखार है। खांसी नहीं।", "hi") == ["बुखार", "है", "।", "खांसी", "नहीं", "।"]
-
-
-def test_forms_of_one_character_give_one_word():
-    assert words("ＳｐＯ２　９５％", "ja") == words("SpO2 95%", "ja")
-    assert words("c’est l’option", "fr") == words("c'est l'option", "fr")
-    assert words("ПНЕВМОНИЯ", "ru") == words("пневмония", "ru")
-    assert words("fie\u0300vre", "fr") == words("fi\u00e8vre", "fr") == ["fièvre"]
-
-
-@pytest.mark.parametrize("lang", TEXTS)
-def test_words_are_the_characters_of_the_text(lang):
-    split = words(TEXTS[lang], lang)
-    assert len(split) > 8 and not any(word.isspace() or not word for word in split)
-    if lang != "en":  # nltk writes quotation marks in another way
-        import unicodedata
-
-        plain = unicodedata.normalize("NFKC", TEXTS[lang]).lower().replace("’", "'")
-        assert "".join(split) == re.sub(r"\s", "", plain)
-    assert words(" \n\t ", lang) == words("", lang) == []
-    assert words(TEXTS[lang] + "\ud800", lang)  # half a surrogate pair, as JSON may hold it
-
-
-def test_chinese_and_japanese_are_split_into_words_not_characters():
-    assert "肺炎" in words(TEXTS["zh"], "zh") and "肺炎" in words(TEXTS["ja"], "ja")
-
-
-def test_chinese_words_do_not_depend_on_a_cache_file(tmp_path):
-    (tmp_path / "jieba.cache").write_bytes(b"not a dictionary")
-    code = "from inference.words import words; print(words('患者出现发热', 'zh'))"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True
-    )
-    assert answer.stdout.strip() == str(words("患者出现发热", "zh")), answer.stderr
-    assert answer.stderr == "" and [path.name for path in tmp_path.iterdir()] == ["jieba.cache"]
-
-
-@pytest.mark.parametrize("lang", ["en", "zh", "ja"])
-@pytest.mark.parametrize("piece", ["医", "a", "'", ". ", "\n", " "])
-def test_splitting_hostile_text_takes_linear_time(lang, piece):
-    start = time.perf_counter()
-    words(piece * (100_000 if piece == "医" else 20_000), lang)
-    assert time.perf_counter() - start < 20  # 2 s here; jieba alone took 52 s, quadratic in a run of Han characters
-
-
-# BLEU-1 and ROUGE-1
-
-
-@pytest.mark.parametrize("lang", TEXTS)
-def test_identical_text_scores_one_and_foreign_text_zero(lang):
-    own, other = words(TEXTS[lang], lang), words("☃ ☂", lang)
-    assert scoring.bleu_1(own, own) == scoring.rouge_1_f(own, own) == 1.0
-    assert scoring.bleu_1(own, other) == scoring.rouge_1_f(own, other) == 0.0
-    assert scoring.bleu_1(own, []) == scoring.rouge_1_f(own, []) == 0.0
-
-
-def test_worked_numbers():
-    reference, candidate = ["the", "cat", "sat", "on", "the", "mat"], ["the", "the", "the", "cat"]
-    # BLEU-1: 2 of the three "the" and 1 "cat" count, 3 of 4; 4 words for 6: brevity e^(1 - 6/4).
-    assert scoring.bleu_1(reference, candidate) == pytest.approx(0.75 * math.exp(-0.5), rel=1e-12)
-    # ROUGE-1: precision 3/4, recall 3/6, F 2 * .75 * .5 / 1.25.
-    assert scoring.rouge_1_f(reference, candidate) == pytest.approx(0.6, rel=1e-12)
-    # A longer candidate has no brevity penalty: 6 of 8.
-    assert scoring.bleu_1(reference, [*reference, "and", "slept"]) == pytest.approx(0.75, rel=1e-12)
-
-
-def plain_scores(reference, candidate):
-    """A second implementation, by counting."""
-    have, want, common = Counter(candidate), Counter(reference), 0
-    for word in have:
-        common += min(have[word], want[word])
-    if not common:
-        return 0.0, 0.0
-    precision, recall = common / len(candidate), common / len(reference)
-    brevity = 1.0 if len(candidate) > len(reference) else math.exp(1 - len(reference) / len(candidate))
-    return precision * brevity, 2 * precision * recall / (precision + recall)
-
-
-@pytest.mark.parametrize("lang", ["zh", "en"])
-def test_parity_with_a_plain_loop(lang):
-    draw = random.Random(lang)
-    pool = words(TEXTS[lang], lang)
-    for _ in range(200):
-        reference = draw.choices(pool, k=draw.randint(1, 40))
-        candidate = draw.choices([*pool, "×"], k=draw.randint(1, 40))
-        bleu, rouge = plain_scores(reference, candidate)
-        assert scoring.bleu_1(reference, candidate) == pytest.approx(bleu, rel=1e-12)
-        assert scoring.rouge_1_f(reference, candidate) == pytest.approx(rouge, rel=1e-12)
-
-
-def test_parity_with_nltk_sacrebleu_and_rouge_score_on_plain_english():
-    from nltk.translate.bleu_score import sentence_bleu
-    from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics import BLEU
-
-    draw = random.Random(0)
-    vocabulary = [
-        "fever",
-        "cough",
-        "rash",
-        "pain",
-        "in",
-        "the",
-        "a",
-        "of",
-        "patient",
-        "acute",
-        "chronic",
-        "with",
-        "without",
-        "and",
-    ]
-    rouge, bleu = RougeScorer(["rouge1"]), BLEU(max_ngram_order=1, tokenize="none", effective_order=True)
-    for _ in range(100):
-        reference, candidate = (" ".join(draw.choices(vocabulary, k=draw.randint(3, 30))) for _ in range(2))
-        split = words(reference, "en"), words(candidate, "en")
-        ours = scoring.bleu_1(*split)
-        assert ours == sentence_bleu([reference.split()], candidate.split(), weights=(1,))
-        assert ours == pytest.approx(bleu.sentence_score(candidate, [reference]).score / 100, rel=1e-9)
-        assert scoring.rouge_1_f(*split) == rouge.score(reference, candidate)["rouge1"].fmeasure
-
-
 def test_extract_rationale():
     for output, rationale in (
         (" Because of the fever.\n\n### Answer: A", "Because of the fever."),
@@ -200,9 +60,6 @@ def test_extract_rationale():
         ("", ""),
     ):
         assert scoring.extract_rationale(output) == rationale
-
-
-# The scores of a file
 
 
 def test_accuracy_is_exact_set_and_unparsed_counts():
@@ -234,6 +91,29 @@ def test_chance_is_a_mean_over_questions_of_one_language():
     assert languages["en"]["chance_level"] == (1 / 4 + 1 / 2) / 2
     assert languages["ru"]["chance_level"] == 1 / 2
     assert chance_level(5, several_possible=True) == 1 / 31
+
+
+def test_every_share_and_mean_has_an_interval_around_it():
+    rows = [row(i, output=f" {'AB'[i % 3 == 0]}") for i in range(60)]
+    rows += [row(i, lang="fr", output=" A") for i in range(60, 70)]
+    result = scoring.score(rows)
+    english, french = (result["languages"]["answer_only"][code] for code in ("en", "fr"))
+    assert 0.5 < english["accuracy_low"] < english["accuracy"] < english["accuracy_high"] < 0.8
+    assert french["accuracy_low"] == french["accuracy_high"] == 1.0
+    average = result["average"]["answer_only"]
+    # French does not vary: the average moves half as far as English does.
+    half = (english["accuracy_high"] - english["accuracy_low"]) / 2
+    assert average["accuracy_high"] - average["accuracy_low"] == pytest.approx(half, rel=1e-9)
+
+
+def test_the_language_of_a_rationale_is_found():
+    german = "Der Patient hat Fieber und Husten, deshalb ist eine Lungenentzündung wahrscheinlich."
+    english = "The patient has fever and a cough, so pneumonia is likely."
+    rows = [
+        row(i, kind="with_rationale", output=f"{text}\n\n### Answer: A")
+        for i, text in enumerate((german, english + "\ud800", ""))
+    ]
+    assert scoring.score(rows)["languages"]["with_rationale"]["en"]["own_language_share"] == 0.5  # of those there are
 
 
 def test_the_average_counts_every_language_the_same():
@@ -341,7 +221,7 @@ def test_tables_say_what_the_scores_say(tmp_path):
     base = scores_of({"en": [" A", " B", "?"], "zh": [" A", " A", " B"]})
     tuned = scores_of({"en": ["fever\n\n### Answer: A"], "zh": ["×\n\n### Answer: A"]}, "with_rationale", "fever")
     labelled = [("base | x", base), ("tuned", tuned)]
-    markdown, table = score_tables.write_tables(labelled, tmp_path, "10 steps,\nlength 5")
+    markdown, table, latex = score_tables.write_tables(labelled, tmp_path, "10 steps,\nlength 5")
     with open(table, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(r["language"], r["setting"]) for r in rows] == [
@@ -357,6 +237,69 @@ def test_tables_say_what_the_scores_say(tmp_path):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}  # the bar in the label is escaped
     assert "| English | base \\| x, answer only | 3 | 33.3 ± 27.2 | 25.0 | 1 (33.3 %) | – | – |" in lines
     assert "10 steps, length 5" in text and "not for clinical use" in text
+    assert "jieba.lcut (jieba" in text and "(en)" in text  # whose words the scores of rationales are of
+    assert float(rows[5]["rouge_2_f_percent"]) == 50.0 and rows[4]["words"].startswith("jieba")
+    lines = latex.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == r"\begin{tabular}{llrrrrrr}" and lines[-1] == r"\end{tabular}"
+    assert r"  English & base | x, answer only & 3 & 33.3 $\pm$ 27.2 & 25.0 & 1 (33.3 \%) & -- & -- \\" in lines
+    assert r"  \textbf{Average} & \textbf{tuned, with rationale} & \textbf{2} &" in "\n".join(lines)
+
+
+def test_what_tex_would_take_for_its_own_is_escaped():
+    text = latex(["a_b", "50 %"], [["{x} & y\\z", "**$1 #2**"]], 1)
+    assert r"a\_b & 50 \%" in text
+    assert r"\{x\} \& y\textbackslash{}z & \textbf{\$1 \#2}" in text
+
+
+def test_details_say_what_the_table_has_no_room_for(tmp_path):
+    outputs = {"en": [" A", " B", " A, B", " A, B"]}
+    rows = [row(i, output=output, gold=["A", "B"] if i > 1 else ["A"]) for i, output in enumerate(outputs["en"])]
+    first, second = scoring.mark(rows), scoring.mark([r | {"output": " A"} for r in rows])
+    scores = scoring.summarise(rows, first)
+    assert scores["languages"]["answer_only"]["en"]["accuracy_single_answer"] == 0.5
+    assert scores["languages"]["answer_only"]["en"]["accuracy_several_answers"] == 1.0
+    entry = {"first": "base", "second": "tuned", "kinds": compare(first, second)}
+    text = score_tables.write_details([("base", scores)], [entry], tmp_path).read_text(encoding="utf-8")
+    low, high = (100 * scores["languages"]["answer_only"]["en"][f"accuracy_{end}"] for end in ("low", "high"))
+    assert (
+        f"| English | base, answer only | 4 | 75.0 | {low:.1f} to {high:.1f} | 50.0 of 2 | 100.0 of 2 | 0.0 |" in text
+    )
+    # One question is right in the second alone, two are in the first alone: p = 2 (1 + 3) / 8.
+    assert "# tuned minus base" in text and "| English | answer only | 4 | -25.0 |" in text and "| 2 | 1 | 1 |" in text
+    assert "Rationales" not in text
+
+
+def test_published_rows_stand_beside_ours(tmp_path):
+    rows = beside_ours([("ours", scores_of({"en": ["fever\n\n### Answer: A"]}, "with_rationale", "fever"))])
+    accuracy = {(r["model"], r["size"]): r for r in rows if r["metric"] == "accuracy"}
+    assert accuracy["MMedLM 2", "7B"]["average"] == "67.30"
+    assert "mean of the columns 75.31" in accuracy["GPT-4", ""]["caveats"]
+    ours = accuracy["ours", ""]
+    assert ours["English"] == ours["average"] == "100.00" and ours["Chinese"] == ""
+    assert ours["caveats"] == "1 questions, exact set; average over English"
+    # No reference passed a human check here: the row of all references is the only one of ours.
+    assert [r["caveats"] for r in rows if r["metric"] == "BLEU-1" and r["ours"]] == [
+        "all 1 references; average over English"
+    ]
+    labelled = [("ours", scores_of({"en": [" A"]}))]
+    paths = write_beside(labelled, tmp_path)
+    assert [path.name for path in paths] == ["published.md", "published.tex", "published.csv"]
+    assert "| **ours** | **answer only** | **100.00** |" in paths[0].read_text(encoding="utf-8")
+    with open(paths[2], encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(beside_ours(labelled))
+
+
+def test_published_averages_are_the_columns_means_or_say_that_they_are_not():
+    languages = ("English", "Chinese", "Japanese", "French", "Russian", "Spanish")
+    off = set()
+    for published in read_published("mmedbench"):
+        mean = sum(float(published[name]) for name in languages) / 6
+        if abs(mean - float(published["average"])) > 0.0101:
+            off.add(published["model"])
+            assert f"mean of the columns {mean:.2f}" in published["caveats"]
+    assert off == {"GPT-3.5", "GPT-4"}
+    for name in ("mmedbench_ablation", "english_benchmarks", "medbase", "apollo_average_of_nine"):
+        assert all(row["model"] and row["setting"] and "caveats" in row for row in read_published(name)), name
 
 
 @pytest.mark.filterwarnings("error")
@@ -392,7 +335,19 @@ def test_the_command_scores_says_already_done_and_gives_the_codes(tmp_path):
     saved = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [run["label"] for run in saved["runs"]] == ["good", "bad"] and saved["caption"] == "60 steps"
     assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) == 1
-    for name in ("table.md", "table.csv", "accuracy.svg", "accuracy.png", "run.json"):
+    assert [(c["first"], c["second"]) for c in saved["comparisons"]] == [("good", "bad")]
+    assert saved["comparisons"][0]["kinds"]["answer_only"]["en"]["num_common"] == 1
+    names = (
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "details.md",
+        "published.md",
+        "accuracy.svg",
+        "accuracy.png",
+        "run.json",
+    )
+    for name in names:
         assert (tmp_path / "out" / name).stat().st_size
 
     before = (tmp_path / "out" / "scores.json").stat().st_mtime_ns

@@ -3,7 +3,8 @@
 import pytest
 
 from configs.errors import EnvironmentFailure, SettingsError
-from data_collection.servers import Request, Server, ServerSettings
+from data_collection.server_settings import ServerSettings
+from data_collection.servers import Request, Server
 
 KEY = "the-key"
 

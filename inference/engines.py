@@ -1,0 +1,170 @@
+"""Where answers come from: a model in this process, or an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from configs.errors import EnvironmentFailure, SettingsError
+from data_collection.questions.question import Question
+from data_collection.server_settings import ServerSettings
+from data_collection.servers import Answer, Request, Server
+from finetune.generation import Generation, generate
+from finetune.prompts import Kind, check_prompt, render_prompt, taught_style
+from finetune.styles import Style, StyleName, find_style
+from pretrain.models import base_of, is_adapter, load_model, load_tokenizer, model_identity
+from pretrain.training import native_bf16
+
+# What a server is sent: the user's words alone, which it puts into its model's own chat template.
+USERS_WORDS = Style("chat", cues=("", ""), lead="")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked.
+
+    Attributes:
+        kind: with rationale, or answer only.
+        max_new_tokens: limit of an answer; no answer is forced at it.
+        repetition_penalty: 1 for plain greedy (`generate`).
+    """
+
+    kind: Kind
+    max_new_tokens: int
+    repetition_penalty: float
+
+
+class Engine(Protocol):
+    """Answers questions.
+
+    Attributes:
+        name: what a log calls the model.
+        identity: what its answers depend on beside the questions and `Asking`, JSON-able.
+        style: the prompt's.
+    """
+
+    name: str
+    identity: Any
+    style: Style
+
+    def ask(
+        self,
+        questions: Sequence[Question],
+        asking: Asking,
+        skip: frozenset[int],
+        on_answers: Callable[[list[Generation]], None],
+        on_token: Callable[[int], None],
+    ) -> None:
+        """Give the answers to `on_answers`, some at a time as they come, in any order.
+
+        Args:
+            skip: indices of questions that have an answer already.
+            on_token: called with the number of tokens that the batch at work has, where that is known.
+        """
+
+
+class LocalEngine:
+    """A model folder or adapter in this process, in batches of prompts of like length (transformers)."""
+
+    def __init__(self, model_path: str, batch_size: int, prompt_style: StyleName | None):
+        self.name, self.batch_size = model_path, batch_size
+        self._tokenizer = load_tokenizer(model_path)
+        self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
+        check_prompt(Path(model_path), self.style)
+        self.identity = [model_identity(model_path), model_identity(base_of(model_path))]
+        self._model: Any = None
+
+    def ask(
+        self,
+        questions: Sequence[Question],
+        asking: Asking,
+        skip: frozenset[int],
+        on_answers: Callable[[list[Generation]], None],
+        on_token: Callable[[int], None],
+    ) -> None:
+        """See `Engine`; answers given again in a batch with others that were skipped are left out."""
+        self._model = self._model or _load(self.name)
+        batches = generate(
+            self._model,
+            self._tokenizer,
+            [render_prompt(question, asking.kind, self.style) for question in questions],
+            asking.max_new_tokens,
+            self.batch_size,
+            skip,
+            asking.repetition_penalty,
+            on_token,
+            frozenset({self.style.end_token_id(self._tokenizer)}),
+        )
+        for batch in batches:
+            on_answers([answer for answer in batch if answer.index not in skip])
+
+
+def _load(model_path: str) -> Any:
+    """The model ready to generate, in bfloat16 where the device has it; an adapter is merged into its base."""
+    model = load_model(model_path, torch.bfloat16 if native_bf16() else torch.float32)
+    if is_adapter(model_path):
+        model = model.merge_and_unload()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class ServerEngine:
+    """A model behind an OpenAI-compatible server, many requests at once."""
+
+    style = USERS_WORDS
+
+    def __init__(self, settings: ServerSettings):
+        self._server = Server(settings)
+        self.name = f"{self._server.model} at {settings.server_url}"
+        self.identity = self._server.model
+
+    def ask(
+        self,
+        questions: Sequence[Question],
+        asking: Asking,
+        skip: frozenset[int],
+        on_answers: Callable[[list[Generation]], None],
+        on_token: Callable[[int], None],
+    ) -> None:
+        """See `Engine`.
+
+        Raises:
+            SettingsError: a repetition penalty is asked for, which OpenAI's protocol does not have.
+            EnvironmentFailure: some questions have no answer after all tries; all others' were given.
+        """
+        if asking.repetition_penalty != 1:
+            raise SettingsError(
+                "a server cannot be asked with a repetition penalty",
+                where="--repetition_penalty",
+                found=asking.repetition_penalty,
+                wanted=1,
+                todo="leave it out; its numbers would not compare with greedy answers either",
+            )
+        failures: list[Answer] = []
+
+        def on_answer(answer: Answer) -> None:
+            if answer.text is None:
+                failures.append(answer)
+                return
+            counts = answer.num_prompt_tokens, answer.num_new_tokens, answer.hit_limit
+            on_answers([Generation(answer.key, answer.text, *counts, answer.seconds)])
+
+        self._server.ask(
+            (
+                Request(index, [{"role": "user", "content": text}], asking.max_new_tokens)
+                for index, question in enumerate(questions)
+                if index not in skip and (text := render_prompt(question, asking.kind, self.style))
+            ),
+            on_answer,
+        )
+        if failures:
+            raise EnvironmentFailure(
+                f"{len(failures):,} of {len(questions):,} questions were not answered",
+                where=self.name,
+                found=f"{questions[failures[0].key].id}: {failures[0].error}",
+                wanted="an answer to each",
+                todo="the same command asks these again, and only these",
+            )

@@ -1,0 +1,130 @@
+"""eval.py from end to end: a model in this process, a server, another published set, an interrupted run."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
+from data_collection.server_settings import ServerSettings
+from finetune.prompts import KINDS, render_question
+from inference.eval import EvalSettings
+from inference.evaluation import evaluate
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "assets" / "sample"
+
+
+def rows(output_dir):
+    return [json.loads(line) for line in (output_dir / "predictions.jsonl").read_text().splitlines()]
+
+
+def scores(output_dir):
+    return json.loads((output_dir / "scores.json").read_text())["runs"][0]
+
+
+@pytest.fixture
+def served(http):
+    """A server that gives the first option of every question, and says why."""
+    http.finish_reason = "stop"
+    http.reply = lambda request: "Because of what is known about it.\n\n### Answer: A"
+    address = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    return ServerSettings(server_url=address, api_key_variable="A_KEY", max_retries=2)
+
+
+def test_a_server_is_asked_and_scored(tmp_path, http, served):
+    settings = EvalSettings(data=SAMPLE, languages=["en", "ru"], engine="server", output_dir=tmp_path)
+    assert evaluate(settings, served) == 0
+    answers = rows(tmp_path)
+    assert Counter((row["lang"], row["kind"]) for row in answers) == {
+        (lang, kind): 21 for lang in ("en", "ru") for kind in KINDS
+    }
+    average = scores(tmp_path)["languages"]["answer_only"]
+    for lang in ("en", "ru"):
+        right = sum(row["gold"] == ["A"] for row in answers if (row["lang"], row["kind"]) == (lang, "answer_only"))
+        assert average[lang]["accuracy"] == pytest.approx(right / 21)
+    assert {row["prompt"]["style"] for row in answers} == {"chat"}
+    sent = {request["messages"][0]["content"] for request in http.requests}
+    from configs.errors import FailedItems
+    from data_collection.questions.mmedbench import read_questions
+
+    questions = read_questions(SAMPLE / "mmedbench" / "Test" / "English.jsonl", "Test", FailedItems())
+    assert {render_question(question, kind) for question in questions for kind in KINDS} <= sent
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["model"].startswith("tiny at http") and "the-key" not in json.dumps(record)
+    num_requests = len(http.requests)
+    assert evaluate(settings, served) == 0 and len(http.requests) == num_requests  # already done
+
+
+def test_what_the_server_did_not_answer_is_asked_again_and_nothing_else(tmp_path, http, served):
+    settings = EvalSettings(data=SAMPLE, languages=["fr"], engine="server", output_dir=tmp_path)
+    # Where it divides by zero the server breaks the connection, at every try.
+    http.reply = lambda request: "### Answer: A" if len(request["messages"][0]["content"]) % 4 else 1 // 0
+    with pytest.raises(EnvironmentFailure, match="not answered") as raised:
+        evaluate(settings, served)
+    assert "of 21 questions" in str(raised.value) and not (tmp_path / "scores.json").exists()
+    first = rows(tmp_path)
+    http.reply = lambda request: "### Answer: A"
+    http.requests.clear()
+    assert evaluate(settings, served) == 0
+    assert len(http.requests) == 42 - len(first)
+    assert len({(row["id"], row["kind"]) for row in rows(tmp_path)}) == len(rows(tmp_path)) == 42
+
+
+def test_a_server_has_no_repetition_penalty(tmp_path, served):
+    settings = EvalSettings(data=SAMPLE, engine="server", output_dir=tmp_path, repetition_penalty=1.2)
+    with pytest.raises(SettingsError, match="repetition penalty"):
+        evaluate(settings, served)
+
+
+MEDMCQA = {"question": "Which vitamin prevents scurvy?", "cop": 3, "exp": "Vitamin C.", "id": "x"}
+MEDMCQA |= {"opa": "A", "opb": "B", "opc": "C", "opd": "D"}
+
+
+def test_another_published_set_and_a_run_that_was_cut(tmp_path, tiny_model):
+    folder = tmp_path / "MedMCQA"
+    folder.mkdir()
+    questions = [{**MEDMCQA, "id": str(i), "question": f"Which vitamin prevents disease {i}?"} for i in range(12)]
+    (folder / "dev.json").write_text("".join(json.dumps(row) + "\n" for row in [*questions, {"id": "no question"}]))
+    (folder / "train.json").write_text(json.dumps({**MEDMCQA, "id": "from train"}) + "\n")
+    common = {
+        "model_name_or_path": str(tiny_model),
+        "benchmark": "medmcqa",
+        "data": folder,
+        "split": "dev",
+        "max_new_tokens": 8,
+        "max_new_tokens_answer_only": 4,
+    }
+    settings = EvalSettings(output_dir=tmp_path / "whole", batch_size=4, **common)
+    assert evaluate(settings, ServerSettings()) == 5  # one row has no question
+    whole = rows(tmp_path / "whole")
+    assert Counter(row["kind"] for row in whole) == dict.fromkeys(KINDS, 12)
+    assert {row["id"] for row in whole} == {f"medmcqa/dev/{i}" for i in range(12)}
+    assert all(row["gold"] == ["C"] and row["rationale"] == "Vitamin C." for row in whole)
+    assert scores(tmp_path / "whole")["languages"]["answer_only"]["en"]["chance_level"] == 0.25
+
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    text = (tmp_path / "whole" / "predictions.jsonl").read_text()
+    (cut / "predictions.jsonl").write_text(text[: len(text) // 3])
+    settings = EvalSettings(output_dir=cut, batch_size=5, **common)
+    assert evaluate(settings, ServerSettings()) == 5
+    keys = [(row["id"], row["kind"]) for row in rows(cut)]
+    assert len(keys) == len(set(keys)) == 24
+    outputs = [{(row["id"], row["kind"]): row["output"] for row in answers} for answers in (whole, rows(cut))]
+    assert outputs[0] == outputs[1]  # equal lengths, so batches of other sizes give the same in float32
+
+    few = EvalSettings(output_dir=tmp_path / "few", batch_size=4, max_questions_per_language=3, **common)
+    assert evaluate(few, ServerSettings()) == 5
+    chosen = {row["id"] for row in rows(tmp_path / "few")}
+    assert len(chosen) == 3 and chosen < {row["id"] for row in whole}
+    with pytest.raises(SettingsError, match="question set"):
+        evaluate(EvalSettings(output_dir=tmp_path / "x", **{**common, "benchmark": "medmcq"}), ServerSettings())
+    with pytest.raises(MissingInputError, match="test"):
+        evaluate(EvalSettings(output_dir=tmp_path / "x", **{**common, "split": "test"}), ServerSettings())
+    assert (
+        EvalSettings(benchmark="medmcqa").problems() and not EvalSettings(benchmark="medmcqa", data=folder).problems()
+    )
