@@ -191,6 +191,10 @@ class _Reader:
                 self.problems.append(f"command line: {positional[0]} wants one value, found {loose}")
             else:
                 self.take(positional[0], loose[0], "command line")
+        for name, item in self.fields.items():
+            if item.default is MISSING and item.default_factory is MISSING and name not in self.values:
+                label = name if item.metadata.get("positional") else f"--{name}"
+                self.problems.append(f"command line: {label} is missing: {item.metadata.get('help', '')}")
 
     def _pairs(self, words: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
         """Split words into (name, values) pairs and the words before the first name."""
@@ -206,11 +210,15 @@ class _Reader:
                 loose.append(word)
         return pairs, loose
 
+    def refuse(self) -> None:
+        if self.problems:
+            raise SettingsError(
+                f"{len(self.problems)} wrong setting{'s' if len(self.problems) > 1 else ''}",
+                found="\n    " + "\n    ".join(self.problems),
+                todo=f"correct them; python {sys.argv[0]} --help lists every setting",
+            )
+
     def build(self) -> list[Any]:
-        for name, item in self.fields.items():
-            if item.default is MISSING and item.default_factory is MISSING and name not in self.values:
-                label = name if item.metadata.get("positional") else f"--{name}"
-                self.problems.append(f"command line: {label} is missing: {item.metadata.get('help', '')}")
         built: list[Any] = []
         for cls in self.classes if not self.problems else ():
             given = {name: value for name, value in self.values.items() if self.owner[name] is cls}
@@ -220,12 +228,7 @@ class _Reader:
                 self.problems.append(f"{cls.__name__}: {error}")
         for instance in built:
             self.problems.extend(instance.problems() if hasattr(instance, "problems") else [])
-        if self.problems:
-            raise SettingsError(
-                f"{len(self.problems)} wrong setting{'s' if len(self.problems) > 1 else ''}",
-                found="\n    " + "\n    ".join(self.problems),
-                todo=f"correct them; python {sys.argv[0]} --help lists every setting",
-            )
+        self.refuse()
         return built
 
 
@@ -249,6 +252,17 @@ def _help(reader: _Reader, description: str) -> str:
         lines += ["", "and, as transformers.TrainingArguments documents them:"]
         lines.append("  " + " ".join(f"--{name}" for name in inherited))
     return "\n".join(lines)
+
+
+def check(*classes: type, argv: list[str] | None = None) -> None:
+    """Refuse what `parse` would refuse of a command line by its names and types alone; builds nothing.
+
+    Raises:
+        SettingsError: naming every unknown, missing or wrong setting, with near names.
+    """
+    reader = _Reader(classes)
+    reader.read_words(sys.argv[1:] if argv is None else argv)
+    reader.refuse()
 
 
 def parse(description: str, *classes: type, argv: list[str] | None = None) -> list[Any]:

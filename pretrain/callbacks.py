@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from transformers import TrainerCallback
 
 from configs.files import atomic_open
 from configs.progress import duration, log
+from pretrain import preflight
 from pretrain.checkpoints import mark_complete
 from pretrain.launching import STOP_FILE_VARIABLE
-from pretrain.throughput import flops_per_token, peak_tflops
 
 STOP_FILE = "STOP"
 
@@ -71,20 +70,27 @@ class CompleteCheckpointCallback(TrainerCallback):
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
 
 
+class PreflightCallback(TrainerCallback):
+    """Looks at ranks, disk and data, and tries a step, before the first one of this life (`preflight`)."""
+
+    trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        preflight.check(self.trainer)
+        self.trainer.meter.begin(state.global_step)
+
+
 class MetricsCallback(TrainerCallback):
     """Writes metrics.jsonl and one line of progress an interval.
 
-    Speed is in target tokens, those that bear loss: `trainer.num_targets_seen` counts this rank's. On resume, rows
-    after the checkpoint's step are dropped, so that the file reads as if the run had never been interrupted.
+    On resume, rows after the checkpoint's step are dropped, so that the file reads as if the run had never been
+    interrupted.
     """
 
     def __init__(self, output_dir: Path, label: str):
         self.path, self.label = output_dir / "metrics.jsonl", label
-        self.trainer: Any = None
-        self._last: tuple[float, int, int] = (0.0, 0, 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._last = (time.monotonic(), state.global_step, 0)
         if not state.is_world_process_zero:
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step and state.global_step]
@@ -96,32 +102,9 @@ class MetricsCallback(TrainerCallback):
             return
         row = {"step": state.global_step, "num_steps": state.max_steps, "epoch": state.epoch}
         row.update({name: value for name, value in logs.items() if name != "epoch"})
-        if "loss" in logs:
-            row.update(self._speed(state))
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         log.info(f"{self.label}: " + describe(row))
-
-    def _speed(self, state: Any) -> dict[str, Any]:
-        now, targets = time.monotonic(), self.trainer.num_targets_seen
-        then, step, targets_then = self._last
-        self._last = (now, state.global_step, targets)
-        seconds, steps = max(now - then, 1e-9), max(state.global_step - step, 1)
-        world = self.trainer.args.world_size
-        speed = {
-            "seconds_per_step": round(seconds / steps, 3),
-            "target_tokens_per_second": round((targets - targets_then) * world / seconds, 1),
-            "seconds_left": round((state.max_steps - state.global_step) * seconds / steps),
-        }
-        if torch.cuda.is_available():
-            speed["target_tokens_per_second_per_gpu"] = round(speed["target_tokens_per_second"] / world, 1)
-            speed["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-            peak = peak_tflops(torch.cuda.get_device_name())
-            if peak:
-                model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-                per_token = flops_per_token(model, self.trainer.block_size)
-                speed["mfu"] = round(speed["target_tokens_per_second_per_gpu"] * per_token / (peak * 1e12), 4)
-        return speed
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -139,7 +122,9 @@ def describe(row: dict[str, Any]) -> str:
     """One metrics row as a line for people."""
     parts = [f"step {row['step']} of {row['num_steps']}"]
     if "loss" in row:
-        parts.append(f"loss {row['loss']:.4f}, learning rate {row['learning_rate']:.2e}")
+        parts.append(f"loss {row['loss']:.4f}")
+        parts += [f"gradient norm {row['grad_norm']:.2f}"] if row.get("grad_norm") is not None else []
+        parts.append(f"learning rate {row['learning_rate']:.2e}")
         parts.append(f"{row['target_tokens_per_second']:,.0f} target tokens/s")
         parts += [f"MFU {row['mfu']:.1%}"] if "mfu" in row else []
         parts.append(f"{duration(row['seconds_left'])} left")

@@ -12,23 +12,42 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from configs.errors import EXIT_CODE_FILE, ExitCode
+from configs.errors import EXIT_CODE_FILE, ExitCode, UserError
 from configs.progress import log
+from configs.settings import check
 
 STOP_FILE_VARIABLE = "STOP_FILE"  # names the file whose presence ends a run; run.sh sets it
+LOG_VARIABLE = "LOG_FILE"  # names the job's log, which the tasks of srun write to through a pipe; run.sh sets it
 OWN_STOP_FILE = "stopped-by-sigterm"  # its name where one process, watched by no run.sh or launcher, made it
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 SECONDS_TO_END = 10
 
 
-def launch_all_processes() -> None:
+def count_processes() -> tuple[int, int]:
+    """Nodes, and processes a node, of a training started here (see `launch_all_processes`)."""
+    import torch
+
+    num_nodes = int(os.environ.get("SLURM_NNODES", "1")) if "SLURM_STEP_ID" in os.environ else 1
+    asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
+    return num_nodes, torch.cuda.device_count() or max(1, asked // num_nodes)
+
+
+def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> None:
     """Start a plainly started training script again under torchrun, once a GPU and node, and exit with its code.
 
-    Nodes are those of the Slurm step the script runs in (srun, one task a node), else one. Without a GPU there is one
-    process a node, or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one
-    process is enough, and in the processes that torchrun started.
+    The command line is read once before, so that a wrong name is refused once and not by every process. Nodes are those
+    of the Slurm step the script runs in (srun, one task a node), else one. Without a GPU there is one process a node,
+    or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one process is enough,
+    and in the processes that torchrun started.
+
+    Args:
+        settings_classes: gives the dataclasses that the command line is read into.
+
+    Raises:
+        SettingsError: the command line has unknown names or values of a wrong type.
     """
     if EXIT_CODE_FILE in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
@@ -37,11 +56,7 @@ def launch_all_processes() -> None:
     # Preemption sends SIGTERM to every process of a Slurm step. This one passes it on as a STOP file; those that it
     # starts leave it alone, or they would end before the step in progress is saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    import torch
-
-    num_nodes = int(os.environ.get("SLURM_NNODES", "1")) if "SLURM_STEP_ID" in os.environ else 1
-    asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
-    num_processes = torch.cuda.device_count() or max(1, asked // num_nodes)
+    num_nodes, num_processes = count_processes()
     if num_processes * num_nodes == 1:
         if STOP_FILE_VARIABLE not in os.environ:
             folder = tempfile.mkdtemp(prefix="stop-")
@@ -49,18 +64,22 @@ def launch_all_processes() -> None:
             os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / OWN_STOP_FILE)
         _stop_on_sigterm()
         return
+    check(*settings_classes())
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
     words = [sys.executable, "-m", "torch.distributed.run"]
     words += [f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
     # Not SIGTERM, which the processes leave alone; those that outlive a dead one get SIGKILL after some seconds.
     words += ["--signals_to_handle=SIGINT,SIGHUP,SIGQUIT", f"--shutdown_timeout={SECONDS_TO_END}"]
     if num_nodes > 1:
-        words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={os.environ['RENDEZVOUS']}"]
+        words += ["--rdzv_backend=c10d", f"--rdzv_endpoint={_rendezvous()}"]
         words += [f"--rdzv_id={os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"]
     else:
         words += ["--standalone"]
+    asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
     num_threads = len(os.sched_getaffinity(0)) // max(asked, num_processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_threads)))
+    # What libraries will change in later versions is no news to a user of pinned ones: DeepSpeed says it in every step.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     with tempfile.TemporaryDirectory() as folder:
         # torchrun knows only success and failure, so the processes leave their code in a file.
         code_file = Path(folder) / "code"
@@ -74,10 +93,32 @@ def launch_all_processes() -> None:
         if plain and stop_file.exists() and code == ExitCode.DONE and torchrun.returncode == 0:
             code = ENDED_BY_SIGTERM
     if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS):  # a process crashed beside those
+        print(_died().render(), file=sys.stderr)
         code = ExitCode.BUG
     if code == ExitCode.FAILED_ITEMS and num_nodes > 1:
         code = ExitCode.DONE  # srun would kill the other nodes; the run record has the failed items
     sys.exit(code)
+
+
+def _rendezvous() -> str:
+    """Where the nodes of a Slurm step meet: its first node, and a port of the job's own."""
+    names = subprocess.run(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], capture_output=True, text=True, check=True
+    )
+    return f"{names.stdout.split()[0]}:{20_000 + int(os.environ['SLURM_JOB_ID']) % 10_000}"
+
+
+def _died() -> UserError:
+    """What to say when a process ended without a word of its own, by a signal or a crash of a library."""
+    output = Path(os.environ.get(LOG_VARIABLE, "/proc/self/fd/2")).resolve()
+    log_file = output if output.is_file() else "the lines above"
+    return UserError(
+        "a training process died",
+        where=f"node {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}, log {log_file}",
+        found="torchrun's report above: rank, exit code or signal",
+        todo="its last words are above; after signal 9 look whether memory was full (dmesg, seff). The same command "
+        "goes on from the newest complete checkpoint",
+    )
 
 
 def code_when_stopped() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,17 @@ from typing import Any
 import torch
 
 from configs import records
+from configs.errors import FailedItems, SettingsError
 from configs.files import fingerprint, read_json
-from configs.progress import duration, log, rank
+from configs.progress import log, rank
 from configs.settings import setting
+from pretrain.attention import can_be_packed
 from pretrain.blocks import TokenBlocks
-from pretrain.checkpoints import remove_all
-from pretrain.launching import code_when_stopped, leave_group
-from pretrain.models import find_model, load_model, load_tokenizer, model_identity, refuse_adapter
+from pretrain.models import find_model, load_config, load_model, load_tokenizer, model_identity, refuse_adapter
+from pretrain.planning import check_block_size, plan_pretraining
+from pretrain.running import already_done, run_training
 from pretrain.tokenizing import tokenizer_hash
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
+from pretrain.training import PackedTrainer, TrainSettings
 
 # What the output depends on, of all settings: how often a line is logged is not among them.
 _IDENTITY = [
@@ -68,81 +69,47 @@ def training_identity(args: TrainSettings, **more: Any) -> dict[str, Any]:
     return {**values, **more}
 
 
-def arithmetic(args: TrainSettings, num_blocks: int, num_tokens: int, block_size: int, model: str) -> str:
-    """Steps, tokens, and memory of the run as text, without loading the model."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model, trust_remote_code=False))
-    num_parameters = sum(p.numel() for p in empty.parameters())
-    blocks_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = args.max_steps if args.max_steps > 0 else int(-(-num_blocks // blocks_per_step) * args.num_train_epochs)
-    # bf16 weights and gradients, float32 master weights and two AdamW moments: 16 bytes a parameter before sharding.
-    gib = 16 * num_parameters / 2**30
-    num_tokens_trained = steps * blocks_per_step * block_size
-    seconds = 6 * num_parameters * num_tokens_trained / (args.world_size * 0.4 * 312e12)
-    return "\n".join(
-        [
-            f"model {model}: {num_parameters / 1e6:,.1f} M parameters",
-            f"data: {num_blocks:,} blocks of {block_size} tokens, {num_tokens:,} tokens",
-            f"step: {args.world_size} devices x {args.per_device_train_batch_size} x "
-            f"{args.gradient_accumulation_steps} = {blocks_per_step} blocks, {blocks_per_step * block_size:,} tokens",
-            f"run: {steps:,} steps, {num_tokens_trained:,} tokens, "
-            f"{steps * blocks_per_step / max(1, num_blocks):.2f} epochs",
-            f"weights, gradients, optimizer: {gib:.1f} GiB in all, {gib / args.world_size:.1f} GiB a device when "
-            "ZeRO 3 shards them, activations beside",
-            f"time: {duration(seconds)} on A100s of this number at 40 % MFU",
-        ]
-    )
-
-
-def pretrain(settings: Any, args: PretrainArguments, data: Path) -> int:
-    """Train on the blocks in `data`; returns the exit code."""
+def pretrain(settings: Any, args: PretrainArguments, data: Path | None) -> int:
+    """Train on the blocks in `data`, which only a dry run can do without; returns the exit code."""
+    if args.dry_run:
+        print(plan_pretraining(settings, args, data))
+        return 0
+    assert data is not None
     model_path = find_model(settings.model_name_or_path)
     refuse_adapter(model_path)
-    blocks = TokenBlocks(data, verify=rank() == 0 and not args.dry_run)
+    architecture = load_config(model_path)[0].model_type
+    if not can_be_packed(architecture):
+        raise SettingsError(
+            "documents of one block would see each other in this architecture",
+            where=model_path,
+            found=f"{architecture}, whose attention takes no notice of positions",
+            wanted="one with rotary or learned positions",
+            todo="another base model; such models can be fine-tuned (an example a block), not pretrained here",
+        )
+    blocks = TokenBlocks(data, verify=rank() == 0)
     tokenizer = load_tokenizer(model_path)
     blocks.check_tokenizer(tokenizer_hash(tokenizer), model_path)
+    check_block_size(settings.block_size, blocks.block_size, data)
     identity = training_identity(args, data=fingerprint(blocks.index), model=model_identity(model_path))
-    name = Path(model_path).name
-    args.output_dir = args.output_dir or str(records.RUNS / "pretrain" / f"{name}-{fingerprint(identity)[:8]}")
     if rank() == 0:
-        log.info(f"token blocks {data}, model {model_path}, output {args.output_dir}")
-    train_split = blocks.index["splits"]["train"]
-    if args.dry_run:
-        print(arithmetic(args, train_split["num_blocks"], train_split["num_tokens"], blocks.block_size, model_path))
-        return 0
-    done = records.already_done(Path(args.output_dir), identity)
-    if done:
-        log.info(f"already done: {args.output_dir}")
-        leave_group()
-        return records.exit_code(done)
-    described = {**records.plain(settings), **args.to_dict(), "data": str(data), "model_name_or_path": model_path}
-    with recorded(args.output_dir, "pretrain", described, identity) as record:
-        checkpoint = prepare_to_start(args)
-        evaluation = {lang: blocks.split(f"validation.{lang}") for lang in blocks.validation_languages}
-        trainer = PackedTrainer(
-            model=load_model(model_path, torch.float32, settings.attn_implementation),
+        log.info(f"token blocks {data}, model {model_path}")
+    done = already_done(args, "pretrain", Path(model_path).name, identity)
+    if done is not None:
+        return done
+
+    def make_trainer() -> PackedTrainer:
+        return PackedTrainer(
+            model=load_model(model_path, torch.float32, args.attn_implementation),
             args=args,
             train_dataset=blocks.split("train"),
-            evaluation=evaluation,
+            evaluation={lang: blocks.split(f"validation.{lang}") for lang in blocks.validation_languages},
             block_size=blocks.block_size,
             pad_token_id=tokenizer.pad_token_id,
             processing_class=tokenizer,
             label="pretrain",
         )
-        status, result = train(trainer, checkpoint)
-        if status == "finished":
-            save_result(trainer)
-        if rank() == 0:
-            record.finish(status, data=str(data), model_name_or_path=model_path, block_size=blocks.block_size, **result)
-        leave_group()
-        if status == "finished" and rank() == 0:
-            remove_all(Path(args.output_dir))
-            print(args.output_dir)
-    return code_when_stopped() if status == "stopped" else 0
 
-
-def recorded(output_dir: str, stage: str, settings: dict[str, Any], identity: dict[str, Any]) -> Any:
-    """The run record as a context on rank 0, nothing on the others."""
-    return records.run_record(Path(output_dir), stage, settings, identity) if rank() == 0 else nullcontext()
+    found = {"data": str(data), "model_name_or_path": model_path}
+    described = {**records.plain(settings), **args.to_dict(), **found}
+    result = {**found, "block_size": blocks.block_size}
+    return run_training(args, "pretrain", identity, described, make_trainer, result, FailedItems())

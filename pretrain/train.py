@@ -34,18 +34,27 @@ class PretrainSettings:
 
     data: Path | None = setting(None, "folder of token blocks; the newest finished one under runs/ by default")
     model_name_or_path: str | None = setting(None, "folder or hub id; the demo model by default")
-    attn_implementation: str | None = setting(
-        None, "sdpa, flash_attention_2, flex_attention; transformers' choice by default"
+    block_size: int | None = setting(None, "tokens a block that the data must have; whatever it has by default")
+    architecture: dict | None = setting(
+        None, "the model's transformers configuration, for a --dry_run where the model is not here"
     )
+    planned_tokens: float | None = setting(None, "tokens of data that --dry_run plans for where there are none")
+
+
+def settings_classes() -> tuple[type, type]:
+    """What the command line is read into; an import of seconds."""
+    from pretrain.pretraining import PretrainArguments
+
+    return PretrainSettings, PretrainArguments
 
 
 def main() -> int:
-    launch_all_processes()
-    from pretrain.pretraining import PretrainArguments, pretrain
+    launch_all_processes(settings_classes)
+    from pretrain.pretraining import pretrain
 
-    settings, args = parse(__doc__, PretrainSettings, PretrainArguments)
+    settings, args = parse(__doc__, *settings_classes())
     data = settings.data or newest_finished("prepare")
-    if data is None:
+    if data is None and not args.dry_run:
         raise MissingInputError(
             "there are no token blocks to train on",
             where=RUNS,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,25 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from configs.errors import SettingsError
-from configs.files import REPOSITORY
+from configs.errors import ExitCode, SettingsError
+from configs.files import REPOSITORY, read_json
 from configs.progress import log, rank
 from configs.settings import setting
 from pretrain import checkpoints
+from pretrain.attention import VARLEN, as_one_row, choose_attention
 from pretrain.blocks import IGNORED, Collator
-from pretrain.callbacks import STOP_FILE, CompleteCheckpointCallback, MetricsCallback, StopFileCallback, read_metrics
+from pretrain.callbacks import (
+    STOP_FILE,
+    CompleteCheckpointCallback,
+    MetricsCallback,
+    PreflightCallback,
+    StopFileCallback,
+    read_metrics,
+)
 from pretrain.launching import join_group_of_one, let_killed_builds_go
+from pretrain.loss_plot import plot_losses
+from pretrain.metering import Meter
+from pretrain.planning import accumulation_steps
 
 
 def native_bf16() -> bool:
@@ -46,26 +59,68 @@ class TrainSettings(TrainingArguments):
     disable_tqdm: bool | None = setting(True, "no bars: one line of progress an interval")
     remove_unused_columns: bool = setting(False, "blocks are no columns")
     activation_checkpointing: bool | None = setting(None, "recompute activations in backward; by default on GPUs")
+    attn_implementation: str | None = setting(
+        None, "sdpa, flash_attention_2, flex_attention; the best that keeps documents apart on this device by default"
+    )
+    use_liger_kernel: bool | None = setting(None, "fused kernels; by default on GPUs where liger-kernel is installed")
+    logging_nan_inf_filter: bool = setting(False, "a loss that is no number ends the run, and is not averaged away")
     ddp_find_unused_parameters: bool | None = setting(False, "every trained parameter has a gradient here")
+    global_batch_size: int | None = setting(
+        None, "blocks a step on all devices; gradient_accumulation_steps then follows from the number of devices"
+    )
     dry_run: bool = setting(False, "print the resolved settings and the arithmetic, and stop")
+    planned_gpus: int | None = setting(None, "GPUs that --dry_run plans for; by default the processes of a start here")
+    planned_card: str = setting("NVIDIA A100-SXM4-80GB", "card that --dry_run plans for")
+    planned_mfu: float = setting(0.4, "share of the card's peak that --dry_run reckons with")
 
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = native_bf16()
         if self.activation_checkpointing is None:
-            self.activation_checkpointing = not self.use_cpu
+            self.activation_checkpointing = not self.use_cpu or self.dry_run  # plans are for GPUs
+        if self.use_liger_kernel is None:
+            self.use_liger_kernel = not self.use_cpu and importlib.util.find_spec("liger_kernel") is not None
+        if not self.dry_run:  # which may plan for another machine
+            half_precision = self.bf16 or self.fp16
+            self.attn_implementation = choose_attention(self.attn_implementation, self.use_cpu, half_precision)
         if self.use_cpu and "RANK" in os.environ:
             self.ddp_backend = self.ddp_backend or "gloo"
         if self.deepspeed:
             if isinstance(self.deepspeed, str) and not Path(self.deepspeed).is_file():
                 self.deepspeed = str(REPOSITORY / self.deepspeed)  # configs/deepspeed/..., from another folder
-            join_group_of_one()
-            let_killed_builds_go()
-            self._join_group()
-        asked = self.output_dir
+            if not self.dry_run:
+                join_group_of_one()
+                let_killed_builds_go()
+                self._join_group()
+        if self.global_batch_size:  # before DeepSpeed's configuration takes the numbers over
+            if self.gradient_accumulation_steps != 1:
+                raise ValueError("gradient_accumulation_steps follows from global_batch_size: give one of the two")
+            num_devices = 1 if self.dry_run else int(os.environ.get("WORLD_SIZE", "1"))
+            self.gradient_accumulation_steps = accumulation_steps(
+                self.global_batch_size, self.per_device_train_batch_size, num_devices
+            )
+        asked, deepspeed = self.output_dir, self.deepspeed
+        if self.dry_run:  # under ZeRO 3 the plan's empty model would get weights
+            self.deepspeed = None
         super().__post_init__()
+        self.deepspeed = deepspeed
         self.output_dir = asked  # transformers would call an unnamed folder trainer_output; the stage names it
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        found = []
+        if self.save_total_limit == 1:
+            found.append("save_total_limit 1: wanted 2 or more, as one may be half written when a run is killed")
+        zero = (read_json(self.deepspeed) if isinstance(self.deepspeed, str) else self.deepspeed or {}).get(
+            "zero_optimization", {}
+        )
+        if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            found.append(
+                "deepspeed: ZeRO 3 without stage3_gather_16bit_weights_on_model_save true would save no weights that "
+                "from_pretrained loads"
+            )
+        return found
 
     def _join_group(self) -> None:
         """Have DeepSpeed meet the other ranks before a model is loaded: ZeRO 3 shares its weights out while loading."""
@@ -91,29 +146,101 @@ class PackedTrainer(Trainer):
         args = arguments["args"]
         self.metrics_callback = MetricsCallback(Path(args.output_dir), label)
         self.stop_callback = StopFileCallback(Path(args.output_dir))
-        self.evaluation, self.block_size, self.num_targets_seen = evaluation, block_size, 0
+        self.evaluation, self.block_size, self.meter = evaluation, block_size, Meter()
+        self._losses: list[torch.Tensor] = []  # of this step on this rank
+        preflight = PreflightCallback()
         super().__init__(
             data_collator=Collator(block_size, pad_token_id),
-            callbacks=[self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()],
+            callbacks=[preflight, self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()],
             **arguments,
         )
-        self.metrics_callback.trainer = self
+        preflight.trainer = self
         for printer in ("PrinterCallback", "ProgressCallback"):  # one line of ours instead of dictionaries
             for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == printer]:
                 self.remove_callback(callback)
 
-    def training_step(
-        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """One forward and backward; counts the tokens that have a label."""
-        self.num_targets_seen += int((inputs["labels"] != IGNORED).sum())
-        return super().training_step(model, inputs, num_items_in_batch)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        """The order of the blocks: the dataset's own where it says so (a mixture drawn by priority), else shuffled."""
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if getattr(dataset, "in_order", False):
+            return torch.utils.data.SequentialSampler(dataset)
+        return super()._get_train_sampler(train_dataset)
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list, Any]:
+        """The batches of one step; counts their target tokens and the time it took to get them."""
+        start = time.monotonic()
+        batches, num_targets = super().get_batch_samples(*arguments)
+        self.meter.count(num_targets, time.monotonic() - start)
+        return batches, num_targets
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        varlen = self.args.attn_implementation.startswith(VARLEN)
+        return as_one_row(inputs) if varlen else inputs
+
+    def compute_loss(self, *arguments: Any, **more: Any) -> torch.Tensor:
+        """The loss, and not a number where it is infinite: its gradient, which all ranks share, tells them all.
+
+        An infinite loss may have a finite gradient, which would be taken as if nothing had been wrong.
+        """
+        loss = super().compute_loss(*arguments, **more)
+        self._losses.append(loss.detach())
+        return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm over all ranks, which the Trainer asks for before the optimizer's step.
+
+        ZeRO's optimizers step before that, inside backward, but by themselves leave out a step whose norm is not
+        finite, and then give infinity for it.
+
+        Raises:
+            SettingsError: it is not finite. On rank 0, which speaks for all; the others leave quietly.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        losses, self._losses = self._losses, []
+        if norm is None or (math.isfinite(norm) and norm >= 0):
+            return norm
+        mine = [loss.item() for loss in losses]
+        by_rank = [mine]
+        if torch.distributed.is_initialized():
+            by_rank = [None] * self.args.world_size
+            torch.distributed.all_gather_object(by_rank, mine)
+        if rank() != 0:
+            raise SystemExit(ExitCode.SETTINGS)
+        bad = [
+            f"loss {value} on rank {number}, micro-batch {micro_batch}"
+            for number, values in enumerate(by_rank)
+            for micro_batch, value in enumerate(values, start=1)
+            if not math.isfinite(value)
+        ]
+        newest = checkpoints.newest_checkpoint(Path(self.args.output_dir))
+        raise SettingsError(
+            f"step {self.state.global_step + 1} is not finite; its update was not made",
+            where=self.args.output_dir,
+            found="; ".join(bad) or f"gradient norm {norm}, losses finite on all ranks",
+            wanted="finite losses and gradients",
+            todo=f"the same command goes on from {newest.name if newest else 'the start'}; if it ends at this step "
+            "again, lower learning_rate or max_grad_norm in another --output_dir, or look for a damaged block",
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the figures of speed beside a training loss."""
+        if "loss" in logs:
+            model = self.accelerator.unwrap_model(self.model)
+            step, num_steps = self.state.global_step, self.state.max_steps
+            logs = {**logs, **self.meter.read(step, num_steps, self.args.world_size, model, self.block_size)}
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        with checkpoints.full_disk_is_named(Path(self.args.output_dir)):
+            super()._save_checkpoint(*arguments)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Token-weighted loss and perplexity by language over all held-out blocks, shared out over the ranks.
 
         Perplexity is exp of the mean loss of a token over the whole language, not a mean over blocks.
         """
+        start = time.monotonic()
         model = self.model_wrapped if self.model_wrapped is not None else self.model
         was_training = model.training
         model.eval()
@@ -131,6 +258,7 @@ class PackedTrainer(Trainer):
         model.train(was_training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.meter.leave_out(time.monotonic() - start)
         return metrics
 
     @torch.no_grad()
@@ -147,7 +275,7 @@ class PackedTrainer(Trainer):
             mine = first + self.args.process_index
             number = mine if mine < num_batches else 0
             items = [blocks[i] for i in range(number * batch, min(len(blocks), (number + 1) * batch))]
-            inputs = {name: value.to(self.args.device) for name, value in self.data_collator(items).items()}
+            inputs = self._prepare_inputs(self.data_collator(items))
             num_targets = (inputs["labels"] != IGNORED).sum()
             with self.compute_loss_context_manager():
                 loss = model(**inputs, use_cache=False).loss
@@ -195,6 +323,8 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
         return "stopped", {}
     trainer.evaluate()
     rows = read_metrics(output_dir / "metrics.jsonl") if rank() == 0 else []
+    if any("loss" in row for row in rows):
+        plot_losses(rows, output_dir / "loss.svg")
     evaluated = [row for row in rows if "eval_loss" in row]
     speed = "target_tokens_per_second"
     return "finished", {
@@ -207,9 +337,16 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
 
 
 def save_result(trainer: PackedTrainer) -> None:
-    """Save weights and tokenizer in the run's folder, without the pickle of arguments that transformers adds."""
-    trainer.save_model(trainer.args.output_dir)
-    (Path(trainer.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+    """Save weights and tokenizer in the run's folder, for others to read, without the pickle of arguments."""
+    folder = Path(trainer.args.output_dir)
+    with checkpoints.full_disk_is_named(folder):
+        trainer.save_model(str(folder))
+    if rank() == 0:
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        umask = os.umask(0)
+        os.umask(umask)
+        for path in folder.glob("*.safetensors"):  # safetensors makes them private to the user
+            path.chmod(0o666 & ~umask)
 
 
 def _median(values: list[float]) -> float | None:

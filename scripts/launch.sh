@@ -25,14 +25,13 @@ finish() { # exit code
 run_training() { # script and its arguments
   local code=0 training stopped=""
   STOP_FILE=runs/stop/${SLURM_JOB_ID:-$$}
-  export STOP_FILE
+  LOG_FILE=$(readlink -f "/proc/$$/fd/2" || true)
+  export STOP_FILE LOG_FILE
   mkdir -p runs/stop && rm -f "$STOP_FILE"
   trap 'stopped=yes; touch "$STOP_FILE"; echo "asked to stop: the step in progress ends and is saved" >&2' USR1 TERM
   if [[ -n ${SLURM_JOB_ID:-} ]]; then
     # srun before 23.02 took --cpus-per-task from the job, later ones take it from this variable only.
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-    RENDEZVOUS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 10000))
-    export RENDEZVOUS
     srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 python "$@" &
   else
     python "$@" &
@@ -47,7 +46,8 @@ run_training() { # script and its arguments
   [[ ! -e $STOP_FILE ]] || stopped=yes
   rm -f "$STOP_FILE"
   if [[ -n $stopped && $code == 0 ]]; then
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then scontrol requeue "$SLURM_JOB_ID"; else exit 143; fi
+    # Slurm refuses to requeue what salloc started: whoever typed the command types it again.
+    if [[ -z ${SLURM_JOB_ID:-} ]] || ! scontrol requeue "$SLURM_JOB_ID"; then exit 143; fi
   fi
   finish "$code"
 }

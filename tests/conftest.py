@@ -67,7 +67,17 @@ def slurm(new_slurm: Callable[[], dict[str, str]]) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def script_env() -> dict[str, str]:
     """The environment in which tests start the entry scripts: no hub, no GPU, no Slurm, nothing a launcher left."""
-    ours = ("SLURM", "RANK", "WORLD_SIZE", "NUM_PROCESSES", "STOP_FILE", "EXIT_CODE_FILE", "PYTHON", "TENSORBOARD")
+    ours = (
+        "SLURM",
+        "RANK",
+        "WORLD_SIZE",
+        "NUM_PROCESSES",
+        "STOP_FILE",
+        "LOG_FILE",
+        "EXIT_CODE_FILE",
+        "PYTHON",
+        "TENSORBOARD",
+    )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return inherited | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 

@@ -12,12 +12,19 @@ import pytest
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
+from dataclasses import dataclass
 from configs.errors import MissingInputError, run
 from configs.progress import rank
+from configs.settings import setting
 from pretrain.launching import launch_all_processes
 
+@dataclass
+class Settings:
+    folder: Path = setting(positional=True)
+    steps: int = setting(1)
+
 def main():
-    launch_all_processes()
+    launch_all_processes(lambda: (Settings,))
     folder = Path(sys.argv[1])
     (folder / f"{rank()} of {os.environ['WORLD_SIZE']}").write_text(str(os.getpid()))
     {body}
@@ -32,12 +39,12 @@ BODIES = {
 }
 
 
-def start(folder, body, env):
+def start(folder, body, env, *words, output=subprocess.PIPE):
     (folder / "script.py").write_text(SCRIPT.replace("{body}", body))
-    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    command = [sys.executable, str(folder / "script.py"), str(folder), *words]
     env = env | {"NUM_PROCESSES": "2"}
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=env, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
@@ -48,6 +55,31 @@ def test_the_code_of_the_processes_is_that_of_the_command(body, tmp_path, script
     assert process.returncode == BODIES[body], said
     assert (tmp_path / "0 of 2").is_file() or BODIES[body], said
     assert ("error: there is no model" in said) == ("Missing" in body)
+
+
+def test_wrong_settings_are_refused_once_and_start_no_process(tmp_path, script_env):
+    process = start(tmp_path, "return 0", script_env, "--stesp", "3", "--steps", "many")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert said.count("2 wrong settings") == 1 and "near: steps" in said and "found 'many'" in said
+    assert "torchrun" not in said and not list(tmp_path.glob("* of 2"))
+
+
+def test_a_dead_process_ends_the_command_within_a_minute_and_its_node_rank_and_log_are_named(tmp_path, script_env):
+    body = """
+    if rank() == 1:
+        os.kill(os.getpid(), 9)
+    time.sleep(300)"""
+    log_file = tmp_path / "log"
+    began = time.monotonic()
+    with open(log_file, "w") as log:
+        process = start(tmp_path, body, script_env | {"SLURMD_NODENAME": "n7"}, output=log)
+        process.wait(timeout=60)
+    said = log_file.read_text()
+    assert process.returncode == 1 and time.monotonic() - began < 60, said
+    assert "error: a training process died" in said and f"node n7, log {log_file}" in said
+    assert "rank      : 1 (local_rank: 1)" in said and "Signal 9 (SIGKILL)" in said  # torchrun's own words
+    assert not any(map(alive, map(int, (path.read_text() for path in tmp_path.glob("* of 2")))))
 
 
 def alive(pid):
@@ -98,7 +130,7 @@ def test_sigterm_to_all_processes_becomes_a_stop_file_and_ends_none(tmp_path, sc
 def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
     (tmp_path / "script.py").write_text(
         "import os, sys\nfrom pretrain.launching import launch_all_processes\n"
-        "launch_all_processes()\nprint(os.getppid(), 'RANK' in os.environ)"
+        "launch_all_processes(lambda: ())\nprint(os.getppid(), 'RANK' in os.environ)"
     )
     for words, env in (([], {}), (["--help"], {"NUM_PROCESSES": "2"}), (["--dry_run"], {"NUM_PROCESSES": "2"})):
         command = [sys.executable, str(tmp_path / "script.py"), *words]

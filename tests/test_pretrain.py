@@ -1,7 +1,13 @@
-"""Pretraining: killed, stopped and resumed equals uninterrupted; accumulation weighs by tokens; evaluation by language."""
+"""Pretraining: killed, stopped and resumed equals uninterrupted; accumulation weighs by tokens; evaluation by language.
+
+LONG_TESTS=1 pytest tests/test_pretrain.py -k random_moments      five kills in each ZeRO stage, which takes minutes
+"""
 
 import json
 import math
+import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +19,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 
+from configs.errors import SettingsError
 from configs.files import read_json
 from pretrain import checkpoints
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import STOP_FILE, MetricsCallback, StopFileCallback, read_metrics
 from pretrain.models import load_model
-from pretrain.throughput import flops_per_token, peak_tflops
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, train
 
 ROOT = Path(__file__).parents[1]
@@ -38,10 +45,10 @@ def blocks(tmp_path_factory, tiny_model, script_env):
 
 
 class Run:
-    """One command, which two processes with ZeRO 2 work on, and its folder."""
+    """One command, which by default two processes with ZeRO 2 work on, and its folder."""
 
-    def __init__(self, folder, blocks, model, env, report_to):
-        self.folder, self.env = folder, {**env, "NUM_PROCESSES": "2"}
+    def __init__(self, folder, blocks, model, env, report_to="none", num_processes=2, **more):
+        self.folder, self.env = folder, {**env, "NUM_PROCESSES": str(num_processes)}
         settings = {
             "data": blocks,
             "model_name_or_path": model,
@@ -53,13 +60,14 @@ class Run:
             "logging_steps": 1,
             "bf16": "false",
             "report_to": report_to,
+            **more,
         }
         words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
         self.command = [sys.executable, "pretrain/train.py", *words]
 
-    def start(self, **env):
+    def start(self, output=subprocess.PIPE, **env):
         return subprocess.Popen(
-            self.command, cwd=ROOT, env=self.env | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.command, cwd=ROOT, env=self.env | env, stdout=output, stderr=subprocess.STDOUT, text=True
         )
 
     def finish(self, **env):
@@ -75,7 +83,7 @@ class Run:
 
     def metrics(self):
         """The rows of metrics.jsonl without what a clock decides."""
-        clock = ("seconds_per_step", "target_tokens_per_second", "seconds_left")
+        clock = ("seconds_per_step", "target_tokens_per_second", "seconds_left", "data_wait_share", "memory_gib")
         rows = read_metrics(self.folder / "metrics.jsonl")
         return [{n: v for n, v in row.items() if n not in clock and not n.startswith("eval_runtime")} for row in rows]
 
@@ -111,7 +119,7 @@ def test_killed_stopped_and_resumed_equals_uninterrupted(tmp_path, blocks, tiny_
     assert list((straight.folder / "tensorboard").glob("events*")) and not (straight.folder / "runs").exists()
 
     # SIGKILL reaches only the process that a user sees; those that torchrun started must not live on.
-    run = Run(tmp_path / "broken", blocks, tiny_model, script_env, report_to="none")
+    run = Run(tmp_path / "broken", blocks, tiny_model, script_env)
     process = run.start()
     wait_until((run.folder / f"checkpoint-{SAVE_STEPS}" / "complete.json").is_file, process)
     process.send_signal(signal.SIGKILL)
@@ -144,6 +152,84 @@ def test_killed_stopped_and_resumed_equals_uninterrupted(tmp_path, blocks, tiny_
     weights = run.folder / "model.safetensors"
     before = weights.stat().st_mtime_ns
     assert "already done" in run.finish() and weights.stat().st_mtime_ns == before
+    assert {path.name for path in run.folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")} == set()
+    assert "held out, fr" in (run.folder / "loss.svg").read_text()
+
+
+@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes minutes: LONG_TESTS=1 pytest -k random_moments")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_killed_at_random_moments_equals_uninterrupted(tmp_path, blocks, tiny_model, script_env, stage):
+    settings = {"deepspeed": f"configs/deepspeed/zero{stage}.json", "max_steps": 60, "gradient_accumulation_steps": 4}
+    straight = Run(tmp_path / "straight", blocks, tiny_model, script_env, **settings)
+    straight.finish()
+    run = Run(tmp_path / "killed", blocks, tiny_model, script_env, **settings)
+    draw, num_kills = random.Random(stage), 5
+    killed = []
+    for number in range(num_kills):
+        target = draw.randrange(40 * number // num_kills, 40 * (number + 1) // num_kills)
+        process = run.start(output=subprocess.DEVNULL)  # a pipe that nobody reads fills up
+        wait_until(lambda target=target: (run.metrics() or [{"step": -1}])[-1]["step"] >= target, process)
+        time.sleep(draw.random() * 0.1)  # in a step, or while a checkpoint is written
+        victim = draw.choice(["command", "rank"])
+        pids = [process.pid] if victim == "command" else [draw.choice(training_processes(run.folder, process.pid))]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        wait_until(lambda: not processes_that_name(run.folder), seconds=60)
+        newest = checkpoints.newest_checkpoint(run.folder)
+        killed.append((victim, run.metrics()[-1]["step"], newest and newest.name))
+        assert process.returncode != 0
+    run.finish()
+    print(f"ZeRO {stage}: killed (process, step, newest checkpoint) {killed}")
+    assert run.record["lives"] == num_kills + 1
+    assert run.metrics() == straight.metrics()
+    wanted, found = (load_file(each.folder / "model.safetensors") for each in (straight, run))
+    assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert run.record["result"]["after"] == straight.record["result"]["after"]
+
+
+def training_processes(folder, command):
+    """Ids of the two ranks of a command: those at the end of the line of processes that it started."""
+    pids = processes_that_name(folder)
+    parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids}
+    ranks = [pid for pid in pids if pid not in parents and pid != command]
+    assert len(ranks) == 2
+    return ranks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own, of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"a tmpfs needs root: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(small_disk, blocks, tiny_model, script_env):
+    settings = {"num_processes": 1, "deepspeed": "none", "max_steps": 40}
+    run = Run(small_disk / "run", blocks, tiny_model, script_env, **settings)
+    process = run.start()
+    wait_until((run.folder / f"checkpoint-{SAVE_STEPS}" / "complete.json").is_file, process)
+    room = 2**17  # for rows of metrics, and not for a checkpoint
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 4, said
+    assert "error: the disk is full" in said and "it goes on from checkpoint-" in said
+    newest = checkpoints.newest_checkpoint(run.folder)
+    assert newest.name in said and load_file(newest / "model.safetensors")
+    assert run.record["status"] == "failed" and not (run.folder / "model.safetensors").exists()
+    process = run.start()
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 4 and "error: " in said  # still full
+    assert checkpoints.newest_checkpoint(run.folder) == newest
+    (small_disk / "filler").unlink()
+    assert f"resuming from {newest}" in run.finish()
+    assert run.record["status"] == "finished" and run.record["result"]["num_steps"] == 40
 
 
 def unequal_blocks(num_blocks, seed=0):
@@ -219,6 +305,22 @@ def test_accumulation_weighs_by_tokens_and_evaluation_is_by_language(tmp_path, t
     assert targets == sum(len(ids) - 1 for block in train_blocks for ids, _ in block)
 
 
+def test_an_infinite_loss_of_finite_gradient_stops_before_the_step(tmp_path, tiny_model, monkeypatch):
+    compute = Trainer.compute_loss
+    monkeypatch.setattr(Trainer, "compute_loss", lambda *args, **more: compute(*args, **more) + math.inf)
+    with pytest.raises(SettingsError, match="step 1 is not finite") as refused:
+        one_step(tmp_path, tiny_model, unequal_blocks(4), {}, 4, 1)
+    assert refused.value.found == "loss inf on rank 0, micro-batch 1" and "from the start" in refused.value.todo
+
+
+def test_settings_that_would_lose_a_run_are_refused():
+    def problems(**more):
+        return TrainSettings(output_dir="unused", bf16=False, use_cpu=True, report_to="none", **more).problems()
+
+    assert problems() == []
+    assert "wanted 2 or more" in problems(save_total_limit=1)[0]
+
+
 def test_only_complete_checkpoints_count(tmp_path):
     for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -261,27 +363,3 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
         callback.path.write_text(text)
         callback.on_train_begin(None, SimpleNamespace(global_step=resumed_at, is_world_process_zero=True), None)
         assert [row["step"] for row in read_metrics(callback.path)] == kept
-
-
-def test_flops_of_a_token_by_hand(tiny_model):
-    model = load_model(str(tiny_model), torch.float32)
-    # A layer: queries 32 x 32, keys and values 32 x 16 each (2 of 4 heads of 8), output 32 x 32, three of 32 x 64 in
-    # the feed-forward part, two norms of 32. Then the last norm and the output layer of 800 x 32; no input embedding.
-    weights = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + 800 * 32
-    attention = 6 * 2 * 4 * 8 * 100
-    assert flops_per_token(model, 100) == 6 * weights + attention
-    # The output layer works as hard when it shares the weights of the embedding.
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    assert flops_per_token(model, 100) == 6 * weights + attention
-    # ZeRO 3 leaves an empty weight that knows its size.
-    for weight in model.parameters():
-        weight.ds_numel = weight.numel()
-        weight.data = torch.empty(0)
-    assert flops_per_token(model, 100) == 6 * weights + attention
-
-
-def test_peak_of_a_card_is_known_or_not_guessed():
-    assert peak_tflops("NVIDIA A100-SXM4-80GB") == 312
-    assert (peak_tflops("NVIDIA H100 PCIe"), peak_tflops("NVIDIA H100 80GB HBM3")) == (756, 989)
-    assert peak_tflops("NVIDIA GeForce RTX 4090") is None

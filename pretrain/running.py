@@ -1,0 +1,83 @@
+"""The frame of a training run, the same for every stage: done already, or record, check, train, save, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from configs import records
+from configs.errors import FailedItems
+from configs.files import fingerprint
+from configs.progress import log, rank
+from pretrain import preflight
+from pretrain.checkpoints import remove_all
+from pretrain.launching import code_when_stopped, leave_group
+from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
+
+
+def already_done(args: TrainSettings, stage: str, name: str, identity: dict[str, Any]) -> int | None:
+    """Name the run's folder, where the user did not, and look into it.
+
+    Args:
+        args: whose output_dir is set.
+        stage: folder under runs/.
+        name: how the folder's name begins; the identity's fingerprint follows.
+        identity: what the result depends on.
+
+    Returns:
+        The exit code of the finished run that lies there, or None.
+
+    Raises:
+        SettingsError: the folder holds a run of other settings or data.
+    """
+    args.output_dir = args.output_dir or str(records.RUNS / stage / f"{name}-{fingerprint(identity)[:8]}")
+    done = records.already_done(Path(args.output_dir), identity)
+    if done is None:
+        log.info(f"{stage}: {args.output_dir}")
+        return None
+    log.info(f"already done: {args.output_dir}")
+    leave_group()
+    return records.exit_code(done)
+
+
+def run_training(
+    args: TrainSettings,
+    stage: str,
+    identity: dict[str, Any],
+    settings: dict[str, Any],
+    make_trainer: Callable[[], PackedTrainer],
+    result: dict[str, Any],
+    failed: FailedItems,
+) -> int:
+    """Train to the end, or until asked to stop; the same call goes on from the newest complete checkpoint.
+
+    Args:
+        args: with output_dir named (`already_done`).
+        stage: name in the run record.
+        identity: what the result depends on.
+        settings: everything that was set, for the reader of run.json.
+        make_trainer: loads data and model; called when the run has its record and its folder.
+        result: what run.json says of the result beside the trainer's figures.
+        failed: rows that could not be used, those that `make_trainer` finds included.
+
+    Returns:
+        The exit code.
+    """
+    output_dir = Path(args.output_dir)
+    preflight.check_gpus()
+    with records.run_record(output_dir, stage, settings, identity) if rank() == 0 else nullcontext() as record:
+        checkpoint = prepare_to_start(args)
+        trainer = make_trainer()
+        status, figures = train(trainer, checkpoint)
+        if status == "finished":
+            save_result(trainer)
+        if rank() == 0:
+            failed.write(output_dir / "failures.jsonl")
+            record.finish(status, len(failed), **result, **figures)
+        leave_group()
+        if status == "finished" and rank() == 0:
+            remove_all(output_dir)
+            print(output_dir)
+    return failed.exit_code if status == "finished" else code_when_stopped()

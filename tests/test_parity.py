@@ -1,0 +1,80 @@
+"""The same blocks give the same training however they are shared out; a loss that is no number stops all ranks.
+
+LONG_TESTS=1 pytest tests/test_parity.py      also with offloading to the CPU, for which DeepSpeed compiles an optimizer
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pretrain.callbacks import read_metrics
+from pretrain.models import load_model
+
+ROOT = Path(__file__).parents[1]
+SHARED_OUT = ["accumulated", "two_ranks", "two_ranks_accumulated", "zero2_one_rank", "zero1", "zero2", "zero3"]
+if "LONG_TESTS" in os.environ:
+    SHARED_OUT += ["zero2_offload", "zero3_offload"]
+POISONED = ["poison_two_ranks", "poison_zero2", "poison_zero3"]
+NUM_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_model, script_env):
+    """The folder of all trainings of tests/ranks.py."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "tests/ranks.py", str(folder), str(tiny_model), "at_once", *SHARED_OUT, *POISONED]
+    env = script_env | {"OMP_NUM_THREADS": "1", "TENSORBOARD_LOGGING_DIR": str(folder)}
+    answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return folder
+
+
+def steps(folder):
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED_OUT)
+def test_losses_and_gradient_norms_are_those_of_one_batch_on_one_rank(runs, name):
+    wanted, found = steps(runs / "at_once"), steps(runs / name)
+    for key in ("loss", "grad_norm"):
+        assert found[0][key] == pytest.approx(wanted[0][key], rel=1e-5), key
+        for one, other in zip(found, wanted, strict=True):
+            assert one[key] == pytest.approx(other[key], rel=1e-4), (key, one["step"])
+    assert wanted[-1]["loss"] < wanted[0]["loss"] - 0.5  # it was not one loss all the time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["at_once", *SHARED_OUT])
+def test_what_every_zero_stage_saves_is_loaded_by_from_pretrained_and_holds_no_pickle(runs, name, tiny_model):
+    folder = runs / name
+    weights = load_file(folder / "model.safetensors")
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+    model = load_model(str(folder), torch.float32)
+    state, start = model.state_dict(), load_file(tiny_model / "model.safetensors")
+    assert weights.keys() == state.keys() == start.keys()
+    assert all(torch.equal(state[key], weights[key]) for key in state)
+    assert not any(torch.equal(state[key], start[key]) for key in start if "norm" not in key)
+    reference = load_file(runs / "at_once" / "model.safetensors")
+    assert all(torch.allclose(weights[key], reference[key], atol=2e-4) for key in reference)
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".jsonl", ".svg"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POISONED)
+def test_not_a_number_on_one_rank_stops_all_before_the_step_and_leaves_the_checkpoint(runs, name):
+    first, second = (json.loads((runs / name / f"outcome.{rank}.json").read_text()) for rank in (0, 1))
+    assert first["code"] == second["code"] == 2
+    assert first["num_steps"] == second["num_steps"] == 2 and first["checkpoint"] == "checkpoint-2"
+    assert "step 3 is not finite" in first["error"] and "loss nan on rank 1" in first["error"]
+    assert "rank 0" not in first["error"] and "goes on from checkpoint-2" in first["error"]
+    assert second["error"] == ""  # rank 0 speaks for all
+    assert first["weights_as_saved"]
