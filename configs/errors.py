@@ -83,18 +83,28 @@ class EnvironmentFailure(UserError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+MAX_FAILED_ITEMS = 100_000
+
+
 class FailedItems:
     """Items that could not be used. Each is recorded with its reason; the run goes on and ends with exit code 5.
 
-    The file is rewritten as a whole by `write`, so that a repeated run does not list an item twice.
+    The file is rewritten as a whole by `write`, so that a repeated run does not list an item twice. Of more than
+    `MAX_FAILED_ITEMS` added (a huge binary file, of which each line fails) the last entry says how many there are.
     """
 
     def __init__(self) -> None:
         self.items: list[dict[str, str]] = []
+        self._num_more = 0
 
     def add(self, where: str | Path, reason: str) -> None:
         """Record that the item at `where` (file, or file:line) failed for `reason`, and say it on stderr."""
-        self.items.append({"where": str(where), "reason": reason})
+        if len(self.items) < MAX_FAILED_ITEMS:
+            self.items.append({"where": str(where), "reason": reason})
+        else:
+            self._num_more += 1
+            more = f"{self._num_more:,} more failed from the entry above to here; the last: {reason}"
+            self.items[MAX_FAILED_ITEMS:] = [{"where": str(where), "reason": more}]
         if len(self.items) <= 20:  # the file has them all; a terminal full of them helps nobody
             print(f"failed: {where}: {reason}", file=sys.stderr)
 
@@ -145,8 +155,8 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        traceback.print_exc()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE):
+            traceback.print_exc()
             code = ExitCode.BUG
         else:
             problem = EnvironmentFailure(

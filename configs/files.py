@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private to the user
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is met by writes, which name no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,6 +122,17 @@ def sha256_file(path: Path | str) -> str:
 
 
 def file_identity(path: Path | str) -> dict[str, Any]:
-    """What identifies an input file cheaply (name, bytes, time of change): enough to see that it was replaced."""
-    stat = os.stat(path)
-    return {"name": Path(path).name, "num_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    """What identifies an input file cheaply (name, bytes, time of change): enough to see that it was replaced.
+
+    Raises:
+        MissingInputError: it is not there (any more), as when it was removed during a run; or it is a pipe or device.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise MissingInputError(
+            "an input file is gone", where=path, todo="put it back, or give input without it and a new --output_dir"
+        ) from None
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise MissingInputError("an input is no file but a pipe or device", where=path, todo="give files or folders")
+    return {"name": Path(path).name, "num_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ExitCode, MissingInputError, SettingsError, UserError
-from configs.files import REPOSITORY, fingerprint, read_json, write_json
+from configs.files import REPOSITORY, atomic_open, fingerprint, read_json, write_json
 from configs.progress import log
 
 RUNS = REPOSITORY / "runs"
@@ -173,7 +173,8 @@ def run_record(output_dir: Path, stage: str, settings: dict[str, Any], identity:
     record.write()
     diff = _git("diff", "HEAD")
     if diff:
-        (record.path.parent / "uncommitted.diff").write_text(diff[:1_000_000], encoding="utf-8")
+        with atomic_open(record.path.parent / "uncommitted.diff") as file:
+            file.write(diff[:1_000_000])
     try:
         yield record
     except BaseException as error:

@@ -10,27 +10,19 @@ options must follow it.
 from __future__ import annotations
 
 import functools
-import html
-import json
 import math
-import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.errors import FailedItems, MissingInputError
-from configs.files import atomic_open, fingerprint
+from configs.files import fingerprint
 from configs.languages import language
-from data_collection.documents import DocumentWriter, Shard, read_batches
-from data_collection.jobs import ShardJob, shard_files
+from data_collection.ngrams import Array, Tokens, hash_ngrams, tokenize
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
 
@@ -38,23 +30,7 @@ MAX_PIECE_CHARACTERS = 2**17  # texts are read in batches and pieces of about th
 PIECE_OVERLAP = 2**14  # characters; more than any question with its options
 MAX_SHOWN_CHARACTERS = 2000
 MAX_WINDOWS = 20
-MAX_REPORTED_CHARACTERS = 300
-REASON = "contaminated"
-REJECTED_COLUMNS = (
-    pa.field("reason", pa.string()),
-    pa.field("question", pa.string()),
-    pa.field("share", pa.float32()),
-    pa.field("matched", pa.string()),
-    pa.field("other_hits", pa.string()),  # JSON list of the other questions found, in the same form
-)
 MAX_YES_NO_TOKENS = 4  # options of so few words in all are no text of a question's own
-
-_SEPARATOR, _DROPPED, _EXPANDED = 0, 2**29, 2**29 + 1
-_ALONE = 2**30  # flag of characters that are a token each: Chinese characters and kana
-_ALONE_RANGES = ((0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF))
-_NUM_MULTIPLIERS = 64
-_MULTIPLIERS = np.random.default_rng(0).integers(2**63, size=_NUM_MULTIPLIERS, dtype=np.uint64) * 2 + 1
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -101,108 +77,6 @@ class Hit:
     matched: str
 
 
-@functools.cache
-def _characters() -> tuple[Array, dict[int, str]]:
-    """(code point to what it counts as, the code points that count as several with their expansions).
-
-    Case, width, compatibility forms, accents and other marks make no difference; whatever is no letter or digit parts
-    words.
-    """
-    table = np.zeros(0x110000, np.uint32)
-    expansions = {}
-    for code in range(0x80, 0x20000):
-        character = chr(code)
-        category = unicodedata.category(character)
-        if category[0] == "M" or category == "Cf":
-            table[code] = _DROPPED
-        elif category not in ("Cn", "Cs", "Co"):
-            hangul = 0xAC00 <= code <= 0xD7A3  # would fall apart into its letters
-            spread = character if hangul else unicodedata.normalize("NFKD", character.casefold())
-            text = "".join(c for c in spread.casefold() if unicodedata.category(c)[0] != "M")
-            letters = [c for c in text if c.isalnum()]
-            if len(letters) == 1:
-                table[code] = ord(letters[0])
-            elif letters:
-                table[code], expansions[code] = _EXPANDED, text
-    for code in range(0x80):
-        table[code] = ord(chr(code).lower()) if chr(code).isalnum() else _SEPARATOR
-    table[0x20000:0x32400] = np.arange(0x20000, 0x32400)
-    for first, last in (*_ALONE_RANGES, (0x20000, 0x323FF)):
-        letters = (table >= first) & (table <= last)
-        table[letters] |= _ALONE
-    return table, expansions
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens of several texts in a row: hashes, numbers of their texts, and where in the joined text each stands."""
-
-    hashes: Array
-    texts: Array
-    starts: Array
-    ends: Array
-    joined: str
-
-
-@functools.lru_cache(maxsize=4)
-def _powers(num: int) -> tuple[Array, Array]:
-    """Powers of an odd base and of its inverse, modulo 2**64."""
-    base = int(_MULTIPLIERS[-1])
-    both = (np.full(num, factor, np.uint64) for factor in (base, pow(base, -1, 2**64)))
-    first, second = (np.cumprod(np.concatenate([np.ones(1, np.uint64), factors[1:]])) for factors in both)
-    return first, second
-
-
-def _mixed(values: Array) -> Array:
-    values = (values ^ (values >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-    return values ^ (values >> np.uint64(29))
-
-
-def _tokenize(texts: Sequence[str]) -> _Tokens:
-    table, expansions = _characters()
-    joined = "\n".join(texts)
-    codes = np.frombuffer(joined.encode("utf-32-le", "replace"), np.uint32)
-    values = table[codes]
-    if (spread := values == _EXPANDED).any():
-        letters = [(chr(code), expansions[code]) for code in np.unique(codes[spread]).tolist()]
-        for letter, expansion in letters:  # much faster than str.translate
-            texts = [text.replace(letter, expansion) for text in texts]
-        joined = "\n".join(texts)
-        values = table[np.frombuffer(joined.encode("utf-32-le", "replace"), np.uint32)]
-    offsets = np.cumsum([0, *(len(text) + 1 for text in texts[:-1])])
-    where = None
-    if (values == _DROPPED).any():
-        where = np.flatnonzero(values != _DROPPED)
-        values = values[where]
-    is_letter = values != _SEPARATOR
-    goes_on = np.zeros(len(values), bool)  # the character belongs to the token of the one before
-    goes_on[1:] = is_letter[1:] & is_letter[:-1] & (((values[1:] | values[:-1]) & _ALONE) == 0)
-    starts = np.flatnonzero(is_letter & ~goes_on)
-    if not len(starts):
-        empty = np.zeros(0, np.int64)
-        return _Tokens(empty.astype(np.uint64), empty, empty, empty, joined)
-    # Hash of a token: the sum of its letters times powers of a base, as a difference of sums over all letters before.
-    powers, inverses = _powers(1 << len(values).bit_length())
-    sums = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * powers[: len(values)], out=sums[1:])
-    hashes = _mixed(np.diff(sums[np.append(starts, len(values))]) * inverses[starts])
-    ends = np.flatnonzero(is_letter & ~np.append(goes_on[1:], False)) + 1
-    if where is not None:
-        starts, ends = where[starts], where[ends - 1] + 1
-    bounds = np.searchsorted(starts, offsets)
-    numbers = np.repeat(np.arange(len(texts)), np.diff(np.append(bounds, len(starts))))
-    return _Tokens(hashes, numbers, starts, ends, joined)
-
-
-def _ngrams(hashes: Array, n: int) -> Array:
-    """Hash of each n tokens in a row."""
-    num = max(0, len(hashes) - n + 1)
-    total = np.zeros(num, np.uint64)
-    for place in range(n):
-        total += hashes[place : place + num] * _MULTIPLIERS[place]
-    return _mixed(total)
-
-
 @dataclass(frozen=True)
 class _Needle:
     """A test question to look for."""
@@ -230,9 +104,9 @@ class _Lookup:
         self.bitmap = np.zeros(1 << (64 - int(self.shift)), bool)
         self.bitmap[self.hashes >> self.shift] = True
 
-    def find(self, tokens: _Tokens) -> tuple[Array, Array, Array]:
+    def find(self, tokens: Tokens) -> tuple[Array, Array, Array]:
         """(place of the first token, n-gram, question) of every n-gram found inside one text."""
-        ngrams = _ngrams(tokens.hashes, self.n)
+        ngrams = hash_ngrams(tokens.hashes, self.n)
         places = np.flatnonzero(self.bitmap[ngrams >> self.shift])
         places = places[tokens.texts[places] == tokens.texts[places + self.n - 1]]
         indices = np.minimum(np.searchsorted(self.hashes, ngrams[places]), len(self.hashes) - 1)
@@ -272,7 +146,7 @@ class TestQuestions:
         for question, stem, options in zip(questions, stems, by_question, strict=True):
             spaced = language(question.lang).spaced
             n = min(rules.ngram_words if spaced else rules.ngram_characters, len(stem))
-            ngrams.append((n, list(dict.fromkeys(_ngrams(stem, n).tolist())) if n else []))
+            ngrams.append((n, list(dict.fromkeys(hash_ngrams(stem, n).tolist())) if n else []))
             content = (stem.tobytes(), *sorted(option.tobytes() for option in options))
             for ngram in ngrams[-1][1]:
                 holders[n, ngram].add(content)
@@ -291,7 +165,7 @@ class TestQuestions:
 
     @staticmethod
     def _sequences(texts: list[str]) -> list[Array]:
-        tokens = _tokenize(texts)
+        tokens = tokenize(texts)
         bounds = np.searchsorted(tokens.texts, np.arange(len(texts) + 1))
         return [tokens.hashes[bounds[i] : bounds[i + 1]] for i in range(len(texts))]
 
@@ -317,7 +191,7 @@ class TestQuestions:
             return None
         if not num_own:  # everybody's words: nothing but all of them will do, with the options
             min_found = num_ngrams
-        pairs = tuple(np.unique(_ngrams(option, min(2, len(option)))) for option in options)
+        pairs = tuple(np.unique(hash_ngrams(option, min(2, len(option)))) for option in options)
         reach = 2 * num_option_tokens + 30
         return _Needle(question.id, length, n, num_ngrams, min_found, min_alone, pairs, reach) if length else None
 
@@ -342,7 +216,7 @@ class TestQuestions:
         return [sorted(hits.values(), key=lambda hit: (-hit.share, hit.question)) for hits in found]
 
     def _find(self, batch: list[tuple[int, str]], found: list[dict[str, Hit]]) -> None:
-        tokens = _tokenize([text for _, text in batch])
+        tokens = tokenize([text for _, text in batch])
         for lookup in self._lookups:
             if len(tokens.hashes) < lookup.n:
                 continue
@@ -366,10 +240,10 @@ class TestQuestions:
                         results[needle.id] = Hit(needle.id, share, shown)
                     break
 
-    def _options_follow(self, tokens: _Tokens, start: int, end: int, needle: _Needle) -> bool:
+    def _options_follow(self, tokens: Tokens, start: int, end: int, needle: _Needle) -> bool:
         last = min(end + needle.reach, int(np.searchsorted(tokens.texts, tokens.texts[start], "right")))
         window = tokens.hashes[start:last]
-        single, pairs = set(_ngrams(window, 1).tolist()), set(_ngrams(window, 2).tolist())
+        single, pairs = set(hash_ngrams(window, 1).tolist()), set(hash_ngrams(window, 2).tolist())
         num_found = 0
         for option in needle.options:
             parts = option.tolist()
@@ -446,143 +320,3 @@ def load_test_questions(test: tuple[str, ...]) -> tuple[TestQuestions, FailedIte
     """The test set of some files, ready to look for, and its rows that cannot be used."""
     failed = FailedItems()
     return TestQuestions(read_test_questions(test, failed)), failed
-
-
-def decontaminate_shard(
-    shard: Shard, failed: FailedItems, *, output_dir: Path, test: tuple[str, ...], rules: dict[str, Any], first: str
-) -> dict[str, Any]:
-    """Write kept/NAME.parquet and rejected/NAME.parquet; return the numbers for the marker.
-
-    Args:
-        shard: documents.
-        failed: takes what could not be read.
-        output_dir: folder of the output.
-        test: files of the test set.
-        rules: what decides, for the metadata of the output.
-        first: name of the shard whose marker lists the unusable rows of the test set.
-    """
-    questions, unusable = load_test_questions(test)
-    if shard.name == first:
-        failed.items += unusable.items
-    made_by = {"stage": "decontaminate", "fingerprint": fingerprint({**rules, **shard.identity()})}
-    kept_path, rejected_path = shard_files(output_dir, shard)
-    characters: Counter[str] = Counter()
-    num_read = 0
-    with (
-        DocumentWriter(kept_path, made_by) as kept,
-        DocumentWriter(rejected_path, made_by, REJECTED_COLUMNS) as rejected,
-    ):
-        for batch in read_batches(shard, failed):
-            num_read += batch.num_rows
-            characters["read"] += pc.sum(pc.utf8_length(batch["text"])).as_py() or 0
-            found = questions.find(batch["text"].to_pylist())
-            clean = pa.array([not hits for hits in found])
-            kept.write_batch(batch.filter(clean))
-            if any(found):
-                rejected.write_batch(_with_hits(batch.filter(pc.invert(clean)), [hits for hits in found if hits]))
-    characters["kept"] = kept.num_characters
-    return {
-        "read": num_read,
-        "kept": kept.num_documents,
-        "rejected": rejected.num_documents,
-        "characters": dict(characters),
-    }
-
-
-def _with_hits(batch: pa.RecordBatch, found: list[list[Hit]]) -> pa.RecordBatch:
-    """The documents with the columns that say why they are rejected: their best hit, and the others as JSON."""
-    others = [json.dumps([asdict(hit) for hit in hits[1:]], ensure_ascii=False) for hits in found]
-    rows = [{"reason": REASON, **asdict(hits[0]), "other_hits": rest} for hits, rest in zip(found, others, strict=True)]
-    for field in REJECTED_COLUMNS:
-        batch = batch.append_column(field, pa.array([row[field.name] for row in rows], field.type))
-    return batch
-
-
-def summarise(
-    marked: Iterable[tuple[Shard, dict[str, Any]]], job: ShardJob, test: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The statistics of all shards; writes contamination.md.
-
-    Returns:
-        (statistics, the totals for the run record)
-    """
-    questions, _ = load_test_questions(test)
-    total: Counter[str] = Counter()
-    characters: Counter[str] = Counter()
-    num_failed = 0
-    paths = []
-    for shard, marker in marked:
-        total.update(kept=marker["kept"], rejected=marker["rejected"])
-        total["read"] += marker["read"]
-        characters.update(marker["characters"])
-        num_failed += len(marker["failed"])
-        paths.append(shard_files(job.output_dir, shard)[1])
-    by_language = _write_report(job.output_dir / "contamination.md", paths, total, questions)
-    statistics = {
-        **{name: total[name] for name in ("read", "kept", "rejected")},
-        "failed": num_failed,
-        "rejected_by_reason": {REASON: total["rejected"]} if total["rejected"] else {},
-        "characters": {name: characters[name] for name in ("read", "kept")},
-        "test": {
-            "files": list(test),
-            "questions": len(questions.languages),
-            "too_short_to_look_for": questions.too_short,
-            "by_language": by_language,
-        },
-    }
-    return statistics, {name: statistics[name] for name in ("read", "kept", "rejected", "failed")}
-
-
-def _hits(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(file, document id, hit) of every hit in the rejected documents."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1000, columns=["id", "question", "share", "matched", "other_hits"]):
-                for row in batch.to_pylist():
-                    document, others = row.pop("id"), json.loads(row.pop("other_hits"))
-                    for hit in (row, *others):
-                        yield path.name, document, hit
-
-
-def _write_report(
-    path: Path, paths: Sequence[Path], total: Counter[str], questions: TestQuestions
-) -> dict[str, dict[str, int]]:
-    """Write contamination.md; return questions, those found, and hits by language of the question."""
-    num_hits: Counter[str] = Counter()
-    for _, _, hit in _hits(paths):
-        num_hits[hit["question"]] += 1
-    by_language: dict[str, dict[str, int]] = {}
-    for identifier, lang in questions.languages.items():
-        row = by_language.setdefault(lang, {"questions": 0, "too_short": 0, "found": 0, "hits": 0})
-        row["questions"] += 1
-        row["found"] += identifier in num_hits
-        row["hits"] += num_hits[identifier]
-    for identifier in questions.too_short:
-        by_language[questions.languages[identifier]]["too_short"] += 1
-    with atomic_open(path) as file:
-        file.write("# Contamination\n\n")
-        file.write(
-            f"{total['rejected']:,} of {total['read']:,} documents hold questions of the test set and were removed.\n\n"
-            "| language of the question | test questions | too short to look for | found | hits |\n"
-            "|---|---|---|---|---|\n"
-        )
-        for lang, row in by_language.items():
-            file.write(f"| {lang} | {row['questions']} | {row['too_short']} | {row['found']} | {row['hits']} |\n")
-        file.write("\n## Every hit\n\nShare: part of the question's n-grams found in the passage.\n\n")
-        if num_hits:
-            file.write("| question | document | file | share | passage |\n|---|---|---|---|---|\n")
-        for name, document, hit in _hits(paths):
-            cells = (hit["question"], document, name, f"{hit['share']:.0%}", _shown(hit["matched"]))
-            file.write("| " + " | ".join(map(markdown_cell, cells)) + " |\n")
-        if not num_hits:
-            file.write("None.\n")
-    return by_language
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= MAX_REPORTED_CHARACTERS else text[:MAX_REPORTED_CHARACTERS] + " ..."
-
-
-def markdown_cell(text: str) -> str:
-    """Text for a cell of a Markdown table; what would be HTML or Markdown is shown as it is."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

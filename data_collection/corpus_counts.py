@@ -25,9 +25,10 @@ from configs.files import fingerprint, sha256_file
 from configs.languages import LANGUAGES, language
 from data_collection.documents import Shard, read_batches
 from data_collection.keywords import KeywordMatcher, read_keywords
+from data_collection.totals import OTHERS, capped
 
 MAX_SOURCES = 2000
-OTHERS, NOT_STATED = "(others)", "(not stated)"
+NOT_STATED = "(not stated)"
 SHOWN_CHARACTERS = 1500
 STEPS_PER_OCTAVE = 2  # bins of a histogram for each doubling
 
@@ -198,10 +199,8 @@ def _look_closely(
 
 
 def _capped(known: dict[Any, Any], key: tuple[str, ...]) -> tuple[str, ...]:
-    """The key without source and licence where there are too many: a crawl may name each address as a source."""
-    if key in known or len(known) < MAX_SOURCES:
-        return key
-    return (*key[:2], OTHERS, OTHERS) if len(key) == 4 else (key[0], OTHERS)
+    """The key without source and licence where there are too many."""
+    return capped(known, key, (*key[:2], OTHERS, OTHERS) if len(key) == 4 else (key[0], OTHERS), MAX_SOURCES)
 
 
 def _meta(text: str) -> dict[str, Any]:

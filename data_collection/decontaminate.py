@@ -45,12 +45,8 @@ class DecontaminateSettings:
 def main() -> int:
     settings = parse(__doc__, DecontaminateSettings)[0]
 
-    from data_collection.contamination import (
-        decontaminate_shard,
-        find_test_files,
-        load_test_questions,
-        summarise,
-    )
+    from data_collection.contamination import find_test_files, load_test_questions
+    from data_collection.decontamination import decontaminate_shard, summarise
     from data_collection.documents import find_shards
     from data_collection.jobs import ShardJob, run_shard_job, shard_files
 

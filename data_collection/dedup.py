@@ -71,9 +71,10 @@ def search(settings: DedupSettings, shards: list, signatures: Any, may_do: bool)
         MissingInputError: signatures are missing; or the step has not been done, and this command may not do it.
     """
     from data_collection import duplicates
+    from data_collection.signatures import Folders, partitions, read_layout, save_layout
 
-    folders = duplicates.Folders(settings.output_dir)
-    layout = duplicates.read_layout(signatures, shards)
+    folders = Folders(settings.output_dir)
+    layout = read_layout(signatures, shards)
     rules = {**signatures.rules, "inputs": fingerprint([signatures.identity(shard) for shard in shards])}
     if done := already_done(folders.clusters, rules):
         return done["result"]
@@ -84,8 +85,8 @@ def search(settings: DedupSettings, shards: list, signatures: Any, may_do: bool)
             todo="run the same command with --step clusters",
         )
     with run_record(folders.clusters, "dedup-clusters", vars(settings), rules) as record:
-        duplicates.save_layout(folders, layout)
-        items = {kind: duplicates.partitions(layout, kind) for kind in ("exact", "bands")}
+        save_layout(folders, layout)
+        items = {kind: partitions(layout, kind) for kind in ("exact", "bands")}
         jobs = {kind: duplicates.partition_job(folders, kind, rules) for kind in items}
         do_shards(jobs["exact"], items["exact"], settings.num_processes)
         num_copies = duplicates.write_copy_bits(folders, layout, items["exact"])
@@ -110,6 +111,7 @@ def main() -> int:
     from data_collection import duplicates
     from data_collection.documents import find_shards
     from data_collection.minhash import NUM_BANDS, SHINGLE_SIZE, rows_per_band
+    from data_collection.signatures import signature_job, summarise_signatures
 
     # Sorted, since the names of the shards follow the order of the inputs.
     shards = find_shards(sorted(settings.input))
@@ -121,11 +123,9 @@ def main() -> int:
         "bands": f"{NUM_BANDS} x {rows}",
         "unicode": unicodedata.unidata_version,  # what folds case and width
     }
-    signatures = duplicates.signature_job(settings.output_dir, rules, settings.lang, rows)
+    signatures = signature_job(settings.output_dir, rules, settings.lang, rows)
     removal = duplicates.removal_job(settings.output_dir, rules, settings.lang)
-    sign = functools.partial(
-        run_shard_job, signatures, shards, settings, duplicates.summarise_signatures, settings.num_processes
-    )
+    sign = functools.partial(run_shard_job, signatures, shards, settings, summarise_signatures, settings.num_processes)
     remove = functools.partial(run_shard_job, removal, shards, settings, duplicates.summarise, settings.num_processes)
     if SHARES in os.environ:  # a task of the array that one of the two submitted for help, and of that one only
         return sign() if Path(os.environ[SHARES]).parent == signatures.output_dir.resolve() else remove()

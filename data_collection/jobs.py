@@ -47,6 +47,7 @@ class Item(Protocol):
 
 
 Work = Callable[[Any, FailedItems], dict[str, Any]]
+Tidy = Callable[[Any, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ShardJob:
             `functools.partial` of one: it runs in another process.
         outputs: the files that `work` writes for a shard.
         unit: what a shard is, for progress.
+        tidy: removes what only an unfinished shard needs; called with a shard and its marker, when that is written.
     """
 
     stage: str
@@ -70,6 +72,7 @@ class ShardJob:
     work: Work
     outputs: Callable[[Any], Sequence[Path]]
     unit: str = "files"
+    tidy: Tidy | None = None
 
     def marker_path(self, item: Item) -> Path:
         """The file whose presence says that the shard is done."""
@@ -111,11 +114,20 @@ def _end_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _do(work: Work, item: Item, identity: dict[str, Any], marker_path: Path) -> None:
+def _do(work: Work, item: Item, identity: dict[str, Any], marker_path: Path, tidy: Tidy | None) -> None:
     failed = FailedItems()
-    numbers = work(item, failed)
-    marker = {"fingerprint": fingerprint(identity), "identity": identity, **numbers, "failed": failed.items}
-    write_json(marker_path, marker)
+    made_by = {"fingerprint": fingerprint(identity), "identity": identity}
+    try:
+        numbers = work(item, failed)
+        marker = {**made_by, **numbers, "failed": failed.items}
+        write_json(marker_path, marker)
+    except FileNotFoundError:
+        # Another task was given this shard too, ended first, and took our half-written files for a killed task's.
+        if not marker_path.exists() or read_json(marker_path)["fingerprint"] != made_by["fingerprint"]:
+            raise
+        return
+    if tidy:
+        tidy(item, marker)
 
 
 def do_shards(job: ShardJob, items: Sequence[Item], num_processes: int | None = None) -> None:
@@ -132,7 +144,7 @@ def do_shards(job: ShardJob, items: Sequence[Item], num_processes: int | None = 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         try:
-            tasks = [(job.work, item, job.identity(item), job.marker_path(item)) for item in todo]
+            tasks = [(job.work, item, job.identity(item), job.marker_path(item), job.tidy) for item in todo]
             for future in as_completed([pool.submit(_do, *task) for task in tasks]):
                 future.result()
                 progress.advance()
@@ -249,6 +261,7 @@ def run_shard_job(
     settings: Any,
     summarise: Callable[[Iterator[tuple[Any, dict[str, Any]]]], tuple[dict[str, Any], dict[str, Any]]],
     num_processes: int | None = None,
+    forget: Callable[[Any], None] | None = None,
 ) -> int:
     """Do a command's shards and write its record, stats.json and failures.jsonl; return the exit code.
 
@@ -261,13 +274,19 @@ def run_shard_job(
         summarise: the shards with their markers to (what stats.json says, what run.json's result and the printed
             line say). Markers that count read, kept and rejected rows were checked against `shard_files` before.
         num_processes: shards worked on at once.
+        forget: called first with each shard of this task, after a finished run too: it removes the markers of those to
+            be done again.
     """
     index, count = array_task()
     num_processes = num_processes or num_allocated_cpus()
+    for folder in (job.output_dir, *job.output_dir.parents):
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError("the output folder is a file", where=folder, todo="give another --output_dir")
     inputs = [item.identity() for item in items]
     num_bytes = sum(identity.get("num_bytes", 0) for identity in inputs)
     identity = {**job.rules, "inputs": f"{len(inputs)} shards, {num_bytes:,} bytes, {fingerprint(inputs)}"}
-    if done := already_done(job.output_dir, identity):
+    done = already_done(job.output_dir, identity)
+    if done and not forget:
         log.info(f"already done: {job.output_dir}")
         print(json.dumps(done["result"], ensure_ascii=False))
         return exit_code(done)
@@ -275,8 +294,11 @@ def run_shard_job(
         names = set(read_json(Path(os.environ[SHARES]))[index + 1])
         do_shards(job, [item for item in items if item.name in names], num_processes)
         return ExitCode.DONE
+    share = items[index::count]
+    if forget:
+        for item in share:
+            forget(item)
     if count > 1:
-        share = items[index::count]
         do_shards(job, share, num_processes)
         if not all(job.is_done(item) for item in items):
             log.info("this task's share is done; the task that ends last writes the totals")

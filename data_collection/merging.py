@@ -14,7 +14,8 @@ from configs.errors import FailedItems, MissingInputError
 from configs.files import fingerprint
 from data_collection.documents import DocumentWriter, Shard, find_shards, read_shard
 from data_collection.jobs import shard_files
-from data_collection.small_corpora import MAPPINGS, DatasetShard, FileShard, find_mapped_shards, read_mapping
+from data_collection.mappings import MAPPINGS, read_mapping
+from data_collection.small_corpora import DatasetShard, FileShard, find_mapped_shards
 from data_collection.totals import Tally
 
 REJECTED_COLUMNS = (pa.field("reason", pa.string()),)

@@ -50,7 +50,8 @@ def main() -> int:
     settings = parse(__doc__, CorpusReportSettings)[0]
 
     from data_collection.corpus_counts import describe_part, no_files, tokenizer_identity
-    from data_collection.corpus_report import find_parts, find_steps, sampled_share, write_report
+    from data_collection.corpus_report import write_report
+    from data_collection.corpus_steps import find_parts, find_steps, sampled_share
     from data_collection.jobs import ShardJob, run_shard_job
 
     steps = find_steps(settings.input)

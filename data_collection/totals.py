@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 from data_collection.documents import Document, Shard
 
 MAX_SHOWN = 200
+MAX_GROUPS = 20_000  # counted by name, of a shard and of all: a crawl may name each address as a source
+OTHERS = "(others)"
+Key = TypeVar("Key")
+
+
+def capped(known: Collection[Key], key: Key, others: Key, limit: int) -> Key:
+    """`key` where it is known or `known` holds less than `limit`, else `others`: no count grows with the corpus."""
+    return key if key in known or len(known) < limit else others
 
 
 class Tally:
@@ -20,7 +28,8 @@ class Tally:
 
     def add(self, document: Document, reason: str) -> None:
         """Count a document that was read, and rejected for `reason` where that is not empty."""
-        self._counts[reason, document.lang, document.source, document.licence] += 1
+        key = (reason, document.lang, document.source, document.licence)
+        self._counts[capped(self._counts, key, (reason, document.lang, OTHERS, OTHERS), MAX_GROUPS)] += 1
         self._characters["read"] += len(document.text)
         self._characters["kept"] += 0 if reason else len(document.text)
 
@@ -56,7 +65,7 @@ def summarise(marked: Iterable[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str,
                 reasons[reason] += number
             else:
                 for group, value in zip(groups.values(), values, strict=True):
-                    group[value or "(not stated)"] += number
+                    group[capped(group, value or "(not stated)", OTHERS, MAX_GROUPS)] += number
     result = {
         **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
         "rejected_by_reason": dict(sorted(reasons.items())),
@@ -66,9 +75,10 @@ def summarise(marked: Iterable[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str,
     if passed_over:
         statistics["passed_over"] = dict(sorted(passed_over.items()))
     for name, group in groups.items():
+        total_of_group, _ = group.total(), group.pop(OTHERS, 0)
         shown = dict(sorted(group.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_SHOWN])
-        others = {"(others)": group.total() - sum(shown.values())} if len(group) > MAX_SHOWN else {}
-        statistics[f"kept_by_{name}"] = shown | others
+        rest = total_of_group - sum(shown.values())
+        statistics[f"kept_by_{name}"] = shown | ({OTHERS: rest} if rest else {})
     return statistics, result
 
 
@@ -95,7 +105,8 @@ def summarise_groups(
         characters.update(marker["characters"])
         for reason, *values, number in marker["counts"]:
             for name, value in zip(names, values, strict=True):
-                groups[name].setdefault(value, Counter())[reason or "kept"] += number
+                group = groups[name]
+                group.setdefault(capped(group, value, OTHERS, MAX_GROUPS), Counter())[reason or "kept"] += number
             if reason:
                 reasons[reason] += number
     result = {
@@ -108,8 +119,12 @@ def summarise_groups(
 
 
 def _largest(groups: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
-    largest = sorted(groups.items(), key=lambda pair: (-pair[1].total(), pair[0]))
+    named = [pair for pair in groups.items() if pair[0] != OTHERS]
+    largest = sorted(named, key=lambda pair: (-pair[1].total(), pair[0]))
     shown = [(name or "(not stated)", count) for name, count in largest[:MAX_SHOWN]]
-    if rest := sum((count for _, count in largest[MAX_SHOWN:]), Counter()):
-        shown.append(("(others)", rest))
+    rest = Counter(groups.get(OTHERS, {}))
+    for _, count in largest[MAX_SHOWN:]:
+        rest.update(count)
+    if rest:
+        shown.append((OTHERS, rest))
     return {name: {"read": count.total(), **dict(sorted(count.items()))} for name, count in shown}

@@ -17,26 +17,31 @@ def walk(inputs: Sequence[str | Path], suffixes: Sequence[str]) -> Iterator[tupl
     """Files under `inputs` with one of `suffixes` (lower case), as (path, input folder), sorted, each once.
 
     Hidden files and folders are passed over (half-written output is hidden); a folder that has `kept/` is read there
-    only; a folder saved by `datasets` is given as a whole. A file named as an input is given whatever its suffix.
+    only; a folder saved by `datasets` is given as a whole. A file named as an input is given whatever its suffix. A
+    folder is entered once, so that links to folders around them end.
 
     Raises:
         MissingInputError: an input does not exist.
     """
     seen: set[Path] = set()
+    entered: set[Path] = set()
     for given in inputs:
         start = Path(given)
         if not start.exists():
             raise MissingInputError("no such input", where=start, todo="give files or folders that exist to --input")
         root = start.parent if start.is_file() else start / "kept" if (start / "kept").is_dir() else start
-        for path in _below(start, tuple(suffixes)) if start.is_dir() else (start,):
+        for path in _below(start, tuple(suffixes), entered) if start.is_dir() else (start,):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield path, root
 
 
-def _below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _below(folder: Path, suffixes: tuple[str, ...], entered: set[Path]) -> Iterator[Path]:
     if (folder / "kept").is_dir():
         folder = folder / "kept"
+    if folder.resolve() in entered:
+        return
+    entered.add(folder.resolve())
     if _is_dataset(folder):
         yield folder
         return
@@ -44,7 +49,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _below(path, suffixes)
+            yield from _below(path, suffixes, entered)
         elif path.name.lower().endswith(suffixes):
             yield path
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ExitCode
-from configs.files import atomic_open
+from configs.files import REPOSITORY, atomic_open
 from inference.score_tables import NOTICE, write_tables
 from scripts import report_models, report_plots, report_sections
 from scripts.report_plots import Picture
@@ -97,7 +97,7 @@ def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, REPOSITORY / "configs"]),
         autoescape=True,
         # What has __html__ is what a macro of the template made, its values cleaned and escaped.
         finalize=lambda value: value if hasattr(value, "__html__") or isinstance(value, Picture) else clean(value),

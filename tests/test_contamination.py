@@ -24,7 +24,9 @@ from data_collection.contamination import (
     question_text,
     read_test_questions,
 )
+from data_collection.decontamination import markdown_cell
 from data_collection.documents import find_shards, read_shard
+from data_collection.ngrams import tokenize
 from data_collection.questions.question import Question
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +64,7 @@ def test_tokens_are_those_of_a_plain_reading_of_real_text():
         "𠀀𠀁x", "٣ مُحَمَّد", "नमस्ते", "x" * 200,
     ]  # fmt: skip
     for texts in (odd, *(documents(SAMPLE / "documents", lang)[:30] for lang in LANGUAGES)):
-        tokens = contamination._tokenize(texts)
+        tokens = tokenize(texts)
         plain = [plain_tokens(text) for text in texts]
         assert Counter(tokens.texts.tolist()) == Counter({i: len(p) for i, p in enumerate(plain) if p})
         flat = [token for of_text in plain for token in of_text]
@@ -315,4 +317,4 @@ def test_a_test_set_that_is_not_there_or_empty_is_said(tmp_path):
 
 
 def test_the_report_shows_untrusted_text_as_text():
-    assert contamination.markdown_cell("a|b <script>\n`x` [l](u)") == "a\\|b &lt;script&gt; \\`x\\` \\[l\\](u)"
+    assert markdown_cell("a|b <script>\n`x` [l](u)") == "a\\|b &lt;script&gt; \\`x\\` \\[l\\](u)"

@@ -19,7 +19,8 @@ from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsErr
 from configs.files import read_json, write_json
 from data_collection import corpus_counts, corpus_report
 from data_collection.corpus_counts import Part, Totals, bin_of, describe_part, tokens_of
-from data_collection.corpus_report import clean, corpus_record, find_parts, find_steps, write_report
+from data_collection.corpus_report import clean, corpus_record, write_report
+from data_collection.corpus_steps import find_parts, find_steps
 from data_collection.documents import Document, DocumentWriter, find_shards, read_shard
 
 ROOT = Path(__file__).parents[1]

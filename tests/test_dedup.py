@@ -1,5 +1,7 @@
 """Duplicates: shingles and similarity against plain Python, planted duplicates, the choice of what is kept, resume."""
 
+import errno
+import functools
 import json
 import os
 import random
@@ -18,9 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import FailedItems
+from configs.files import fingerprint, write_json
 from configs.languages import LANGUAGES
-from data_collection import duplicates
-from data_collection.documents import find_shards
+from data_collection import duplicates, signatures
+from data_collection.documents import Document, find_shards
 from data_collection.minhash import band_hashes, jaccard, read_shingles, rows_per_band, signature
 
 ROOT = Path(__file__).parents[1]
@@ -196,26 +199,26 @@ def run_stages(folder, inputs, min_similarity=0.8):
     """The stages one after another in this process, as the command does them."""
     shards = find_shards(sorted(inputs))
     rules = {"min_similarity": min_similarity}
-    folders = duplicates.Folders(folder)
+    folders = signatures.Folders(folder)
 
     def work(job, items):
         for item in items:
             failed = FailedItems()
             numbers = job.work(item, failed)
-            marker = {"fingerprint": duplicates.fingerprint(job.identity(item)), **numbers, "failed": failed.items}
-            duplicates.write_json(job.marker_path(item), marker)
+            marker = {"fingerprint": fingerprint(job.identity(item)), **numbers, "failed": failed.items}
+            write_json(job.marker_path(item), marker)
 
-    signatures = duplicates.signature_job(folder, rules, None, rows_per_band(min_similarity))
-    work(signatures, shards)
-    layout = duplicates.read_layout(signatures, shards)
-    duplicates.save_layout(folders, layout)
-    items = {kind: duplicates.partitions(layout, kind) for kind in ("exact", "bands")}
+    signing = signatures.signature_job(folder, rules, None, rows_per_band(min_similarity))
+    work(signing, shards)
+    layout = signatures.read_layout(signing, shards)
+    signatures.save_layout(folders, layout)
+    items = {kind: signatures.partitions(layout, kind) for kind in ("exact", "bands")}
     jobs = {kind: duplicates.partition_job(folders, kind, rules) for kind in items}
     work(jobs["exact"], items["exact"])
     duplicates.write_copy_bits(folders, layout, items["exact"])
     work(jobs["bands"], items["bands"])
     duplicates.write_decisions(folders, layout, jobs["bands"], items["bands"], rules)
-    duplicates.write_json(folders.clusters / "run.json", {"status": "finished"})
+    write_json(folders.clusters / "run.json", {"status": "finished"})
     removal = duplicates.removal_job(folder, rules, None)
     work(removal, shards)
     return layout, items
@@ -229,12 +232,32 @@ def test_the_longest_is_kept_then_the_one_with_the_lesser_hash(tmp_path):
     )
     run_stages(tmp_path / "out", [tmp_path / "in"])
     (winner,) = kept(tmp_path / "out")
-    assert winner == min(("long", "copy"), key=lambda n: duplicates.priority(duplicates.Document(n, ""), len(text)))
+    assert winner == min(("long", "copy"), key=lambda n: signatures.priority(Document(n, ""), len(text)))
     gone = rejected(tmp_path / "out")
     assert {row["duplicate_of"] for row in gone.values()} == {winner}
     assert gone["short"]["reason"] == "near_duplicate" and gone["short"]["similarity"] < 1
     other = ({"long", "copy"} - {winner}).pop()
     assert (gone[other]["reason"], gone[other]["similarity"]) == ("exact_duplicate", 1)
+
+
+def test_a_full_disk_is_known_by_its_number_in_every_file_of_the_stages(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    shutil.copy(SAMPLE / "en.medical.jsonl", tmp_path / "in")
+    full = functools.partial(open, "/dev/full", "wb")
+    monkeypatch.setattr(signatures, "atomic_open", lambda path, mode: full())
+    with pytest.raises(OSError) as error:
+        run_stages(tmp_path / "out", [tmp_path / "in"])
+    assert error.value.errno == errno.ENOSPC
+    monkeypatch.setattr(duplicates, "atomic_open", lambda path, mode: full(buffering=0))
+    with pytest.raises(OSError) as error:
+        duplicates._save(tmp_path / "x.npy", np.zeros(10))
+    assert error.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    arrays = [np.arange(6).reshape(2, 3)[:, ::-1], np.empty(0, np.uint64), np.zeros((2, 0), np.uint64)]
+    for array in arrays:
+        duplicates._save(tmp_path / "x.npy", array)
+        again = np.load(tmp_path / "x.npy")
+        assert again.dtype == array.dtype and np.array_equal(again, array)
 
 
 def planted(rows, lang, draw, num_exact, num_near):
@@ -289,12 +312,13 @@ def test_planted_in_the_sample_across_shards_and_small_partitions(tmp_path, monk
     origin["tiny-2"] = "tiny-1"
     draw.shuffle(rows)
     if min_shards > 1:  # many runs, partitions and slices
-        for name, value in (
-            ("NUM_ROWS_PER_RUN", 20),
-            ("NUM_RECORDS_PER_PARTITION", 400),
-            ("NUM_RECORDS_PER_SLICE", 50),
+        for module, name, value in (
+            (signatures, "NUM_ROWS_PER_RUN", 20),
+            (signatures, "NUM_RECORDS_PER_PARTITION", 400),
+            (duplicates, "NUM_RECORDS_PER_SLICE", 50),
+            (duplicates, "NUM_ROWS_PER_WINDOW", 20),
         ):
-            monkeypatch.setattr(duplicates, name, value)
+            monkeypatch.setattr(module, name, value)
     for number in range(min_shards):
         write_jsonl(tmp_path / "in" / f"{number}.jsonl", rows[number::min_shards])
     layout, items = run_stages(tmp_path / "out", [tmp_path / "in"])
@@ -437,7 +461,7 @@ def test_a_task_of_the_array_that_a_plain_sbatch_spreads_over_does_its_shards_of
 ):
     arguments = ("--input", corpus / "web", corpus / "books", "--output_dir", tmp_path, "--num_processes", 1)
     shares = tmp_path / "work" / "signatures" / "array.json"
-    duplicates.write_json(shares, [["a"], ["deep-b", "c"]])
+    write_json(shares, [["a"], ["deep-b", "c"]])
     task = {f"SLURM_ARRAY_TASK_{name}": "1" for name in ("ID", "COUNT", "MIN", "MAX")}
     assert dedup(*arguments, env=task | {"SHARES_FILE": str(shares)}).returncode == 0
     assert {path.stem for path in shares.parent.rglob("*.bands")} == {"deep-b", "c"}

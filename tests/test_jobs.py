@@ -1,7 +1,10 @@
 """The frame of the shard-by-shard commands: markers, arrays, a job that spreads itself over a real Slurm."""
 
+import errno
 import functools
 import json
+import os
+import pickle
 import subprocess
 import time
 from dataclasses import dataclass
@@ -11,8 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import ExitCode, SettingsError
+from configs import errors
+from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError
+from configs.files import atomic_open, fingerprint, write_json
+from data_collection import totals
+from data_collection.documents import Document, find_shards
 from data_collection.jobs import ShardJob, run_shard_job, shard_files
+from data_collection.totals import Tally, summarise, summarise_groups
+from data_collection.work import remove_half_written
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,3 +169,84 @@ def test_a_file_that_holds_other_rows_than_its_marker_says_is_refused(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), shard_files(tmp_path, ITEMS[2])[0])
     with pytest.raises(SettingsError, match=r"n2\.parquet\n  found: 1 rows\n  wanted: 2 rows"):
         run_shard_job(job, ITEMS, Settings(), count, 1)
+
+
+def overtaken(folder, ends, item, failed):
+    """Another task with the same shard ends while this one writes."""
+    path = folder / f"{item.name}.txt"
+    with atomic_open(path) as file:
+        file.write("the same")
+        if ends:
+            path.write_text("the same")
+            identity = {"ends": ends, **item.identity()}
+            marker = {"fingerprint": fingerprint(identity), "identity": identity, "product": item.value, "failed": []}
+            write_json(folder / "shards" / f"{item.name}.json", marker)
+        remove_half_written(path)
+    return {"product": item.value}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_task_that_another_one_overtook_does_no_harm(tmp_path, ends):
+    work = functools.partial(overtaken, tmp_path, ends)
+    job = ShardJob("overtaken", tmp_path, {"ends": ends}, work, lambda item: [tmp_path / f"{item.name}.txt"])
+    if ends:
+        assert run_shard_job(job, ITEMS[:1], Settings(), total, 1) == ExitCode.DONE
+        assert (tmp_path / "n0.txt").read_text() == "the same"
+    else:  # a file that is lost for another reason is a bug that shows
+        with pytest.raises(FileNotFoundError):
+            run_shard_job(job, ITEMS[:1], Settings(), total, 1)
+
+
+def test_an_output_folder_that_is_a_file_and_input_that_is_gone_are_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SettingsError, match="the output folder is a file"):
+            run_shard_job(make(folder), ITEMS, Settings(), total, 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "lost.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(MissingInputError, match="an input file is gone"):
+        run_shard_job(make(tmp_path / "out"), find_shards([tmp_path / "in"]), Settings(), total, 1)
+    os.mkfifo(tmp_path / "pipe.jsonl")  # reading it would wait for ever
+    with pytest.raises(MissingInputError, match="a pipe or device"):
+        run_shard_job(make(tmp_path / "out"), find_shards([tmp_path / "pipe.jsonl"]), Settings(), total, 1)
+
+
+def test_links_to_folders_around_them_end_and_give_no_file_twice(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for path in ("in/a.jsonl", "in/deep/b.jsonl", "more.jsonl"):
+        (tmp_path / path).write_text("{}")
+    for name in ("one", "two", "three"):  # each round through them would lead to three more
+        (tmp_path / "in" / "deep" / name).symlink_to(tmp_path / "in")
+    found = find_shards([tmp_path / "in", tmp_path / "in" / "deep", tmp_path / "more.jsonl"])
+    assert [shard.name for shard in found] == ["a", "deep-b", "more"]
+
+
+def test_a_full_disk_names_the_file_that_was_written(tmp_path):
+    with pytest.raises(OSError) as error, atomic_open(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert pickle.loads(pickle.dumps(error.value)).filename == str(tmp_path / "x") and not list(tmp_path.iterdir())
+
+
+def test_what_is_counted_by_name_is_bounded(monkeypatch):
+    monkeypatch.setattr(totals, "MAX_GROUPS", 5)
+    monkeypatch.setattr(totals, "MAX_SHOWN", 3)
+    monkeypatch.setattr(errors, "MAX_FAILED_ITEMS", 4)
+    tally, failed = Tally(), FailedItems()
+    for number in range(40):
+        tally.add(Document(str(number), "x", "en", f"site-{number % 10}"), "bad" if number == 39 else "")
+        failed.add(number, "no text")
+    numbers = tally.numbers()
+    assert (numbers["read"], numbers["kept"], numbers["rejected"]) == (40, 39, 1)
+    assert sorted(numbers["counts"]) == [
+        ["", "en", "(others)", "(others)", 19],
+        *(["", "en", f"site-{n}", "", 4] for n in range(5)),
+        ["bad", "en", "(others)", "(others)", 1],
+    ]
+    assert [item["where"] for item in failed.items] == ["0", "1", "2", "3", "39"]
+    assert failed.items[-1]["reason"].startswith("36 more failed")
+    marked = [(None, {**numbers, "failed": failed.items})]
+    shown = {"(others)": 39 - 12, **{f"site-{n}": 4 for n in range(3)}}
+    assert summarise(marked)[0]["kept_by_source"] == shown
+    grouped = summarise_groups(marked, ("lang", "source", "licence"))[0]
+    assert {name: row["read"] for name, row in grouped["by_source"].items()} == shown | {"(others)": 40 - 12}
+    assert grouped["by_source"]["(others)"] == {"read": 28, "bad": 1, "kept": 27}

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
+from data_collection import corpus_files
+from data_collection.mappings import MAPPINGS, CorpusMapping, read_mapping
 from data_collection.merging import find_merge_shards
-from data_collection.small_corpora import MAPPINGS, CorpusMapping, find_mapped_shards, read_mapping
+from data_collection.small_corpora import find_mapped_shards
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_collection" / "merge.py"
@@ -252,6 +254,23 @@ def test_broken_files_and_rows_are_failed_items_and_the_rest_is_read(tmp_path):
     assert "secret" not in str(read(mapping(format="xml", records="t", text=["{t}"]), hostile))
 
 
+def test_a_line_field_or_record_without_end_is_a_failed_item(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_files, "MAX_TABLE_CHARACTERS", 200)
+    monkeypatch.setattr(corpus_files, "MAX_RECORD_BYTES", 70_000)
+    near = "<t>one</t>" + "<x/>" * 15_000  # 60 kB from one record to the next
+    for form, content, texts in (
+        ("csv", "text\ngood\n" + "x" * 300 + "\nlost\n", ["good"]),
+        ("tsv", 'text\ngood\n"' + "x\n" * 300, ["good"]),
+        ("xml", f"<r>{near}{near}{near}</r>", ["one"] * 3),
+        ("xml", f"<r>{near}{'<x/>' * 30_000}<t>two</t></r>", ["one"]),
+    ):
+        failed = FailedItems()
+        made = mapping(format=form, records="t" if form == "xml" else "", text=["{t}" if form == "xml" else "{text}"])
+        path = write(tmp_path / f"x.{form}", content)
+        assert [text for *_, text in read(made, path, failed)] == texts
+        assert len(failed) == (len(texts) == 1), failed.items
+
+
 # --- the command
 
 
@@ -361,6 +380,31 @@ def test_a_dataset_is_streamed_a_file_a_shard(streamed, tmp_path, script_env):
     before = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
     assert merge(*command, env=script_env).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before and documents(tmp_path / "o") == kept
+
+
+def test_the_shipped_mapping_of_culturax_reads_a_repository_of_its_layout(tmp_path, script_env):
+    """A card that names the languages as configurations, Parquet files in a folder each: a clone of the hub's."""
+    repository, languages = tmp_path / "CulturaX", read_mapping(MAPPINGS / "culturax.yaml").subsets
+    card = "".join(f"- config_name: {lang}\n  data_files: {lang}/*.parquet\n" for lang in languages)
+    write(repository / "README.md", f"---\nconfigs:\n{card}---\n# CulturaX\n")
+    for lang in languages:
+        (repository / lang).mkdir()
+        for part in range(1 + (lang == "fr")):
+            columns = {"text": [f"{lang} {part} one", f"{lang} {part} two"], "timestamp": ["2020/01/01 00:00:00"] * 2}
+            table = pa.table(columns | {"url": ["https://e.org"] * 2, "source": ["mC4", "OSCAR-2019"]})
+            pq.write_table(table, repository / lang / f"{lang}_part_{part:05d}.parquet")
+    words = ("--mapping", f"culturax={repository}", "--output_dir", tmp_path / "o", "--num_processes", "1")
+    answer = merge(*words, env=script_env)
+    assert answer.returncode == 0, answer.stderr
+    shards = sorted(path.stem for path in (tmp_path / "o" / "kept").iterdir())
+    assert shards == sorted([f"culturax.{lang}.00000" for lang in languages] + ["culturax.fr.00001"])
+    rows = {row["text"]: row for row in documents(tmp_path / "o")}
+    assert len(rows) == 2 * (len(languages) + 1) and all(row["lang"] == text[:2] for text, row in rows.items())
+    assert (
+        rows["fr 1 two"]["source"] == "CulturaX OSCAR-2019"
+        and rows["fr 1 two"]["licence"] == "mC4 (ODC-BY) and OSCAR (CC0)"
+    )
+    assert rows["fr 1 two"]["meta"] == {"url": "https://e.org", "timestamp": "2020/01/01 00:00:00"}
 
 
 def test_without_a_hub_the_step_says_what_to_do(tmp_path, script_env):

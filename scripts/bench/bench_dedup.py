@@ -1,4 +1,4 @@
-"""Removal of duplicates: MinHash engines compared, the recall curve, and speed and memory at two sizes.
+"""Removal of duplicates: MinHash engines compared, and the recall curve (bench_memory.py measures the whole command).
 
     python scripts/bench/bench_dedup.py --output_dir runs/bench-dedup [--data ../shared/data] [--parts curve]
 
@@ -6,7 +6,6 @@ engines: MB of UTF-8 a second of processor time from text to signature, and the 
 it, for every engine that is installed (rensa, datasketch and datatrove are not among the requirements).
 curve: edited copies planted among real documents; how many pairs of each similarity share a band, and how many the
 command removes. Similarities are computed in plain Python.
-scale: the whole command on generated text of `--megabytes`, step by step.
 """
 
 import sys
@@ -25,7 +24,6 @@ import importlib.util
 import json
 import random
 import re
-import resource
 import shutil
 import subprocess
 import time
@@ -41,9 +39,8 @@ from configs.languages import LANGUAGES
 from configs.progress import log
 from configs.settings import parse, setting
 
-PARTS = ("engines", "curve", "scale")
+PARTS = ("engines", "curve")
 MIN_SIMILARITY = 0.8
-SHARD_BYTES = 32_000_000
 BINS = [(0.4 + 0.05 * step, 0.45 + 0.05 * step) for step in range(12)]
 
 
@@ -55,10 +52,8 @@ class BenchSettings:
     data: Path = setting(Path("../shared/data"), help="folder with documents/LANG.medical.jsonl")
     langs: list[str] = setting([], help="languages; none: all that have documents")
     parts: list[str] = setting(list(PARTS), help=f"what to measure: {', '.join(PARTS)}")
-    megabytes: list[int] = setting([250, 1000], help="sizes of the generated text, in MB of UTF-8")
     num_documents: int = setting(400, help="documents a language to measure engines on")
     num_pairs: int = setting(1500, help="edited copies a language for the curve, at most")
-    measured: str = setting("", help="for the benchmark's own processes: the command to run, as a JSON list")
 
     def problems(self) -> list[str]:
         return [f"parts wants {', '.join(PARTS)}, found {part}" for part in self.parts if part not in PARTS]
@@ -275,95 +270,8 @@ def draw_curve(bins: list[dict[str, Any]], rows: int, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write_corpus(folder: Path, texts: dict[str, list[str]], megabytes: int) -> dict[str, int]:
-    """Parquet shards of documents put together from real sentences; a tenth of them near, a tenth exact duplicates."""
-    from data_collection.documents import Document, DocumentWriter
-
-    draw = random.Random(2)  # noqa: S311 - no secrets here
-    sentences = {
-        lang: [s for text in all_ for s in re.findall(r".{20,400}?[.!?。！？]+\s*", text, re.DOTALL)]
-        for lang, all_ in texts.items()
-    }
-    earlier: list[tuple[str, str]] = []
-    written = number = 0
-    shard_number = 0
-    while written < megabytes * 1e6:
-        path, size = folder / f"{shard_number:04d}.parquet", 0
-        with DocumentWriter(path, {}) as writer:
-            while size < SHARD_BYTES and written + size < megabytes * 1e6:
-                kind = draw.random()
-                if kind < 0.2 and earlier:
-                    lang, text = draw.choice(earlier)
-                    if kind < 0.1:
-                        text = edited(text, lang, 0.02, draw)
-                else:
-                    lang = draw.choice(list(sentences))
-                    text = "".join(draw.choices(sentences[lang], k=draw.randint(5, 30)))
-                    if len(earlier) < 5000:
-                        earlier.append((lang, text))
-                    else:
-                        earlier[draw.randrange(5000)] = (lang, text)
-                writer.write(Document(id=str(number), text=text, lang=lang, source=str(number % 3)))
-                number += 1
-                size += len(text.encode())
-        written += size
-        shard_number += 1
-    return {"documents": number, "bytes": written}
-
-
-def measured_run(command: list[str]) -> dict[str, float]:
-    """Run a command; wall and processor seconds, and the peak of its largest process, in MiB."""
-    start = time.monotonic()
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
-        "code": code,
-        "seconds": round(time.monotonic() - start, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-    }
-
-
-def measure_scale(settings: BenchSettings, texts: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Seconds and memory of each step at each size."""
-    results = []
-    for megabytes in settings.megabytes:
-        folder = settings.output_dir / f"scale-{megabytes}"
-        shutil.rmtree(folder, ignore_errors=True)
-        made = write_corpus(folder / "in", texts, megabytes)
-        log.info(f"{megabytes} MB: {made}")
-        command = [sys.executable, str(REPOSITORY / "data_collection" / "dedup.py"), "--num_processes", "1"]
-        command += ["--input", str(folder / "in"), "--output_dir", str(folder / "out")]
-        steps = {}
-        for step in ("signatures", "clusters", "remove"):
-            # Each in a process of its own, since the peak of a process's children is that of all of them.
-            own = [sys.executable, __file__, "--output_dir", str(settings.output_dir)]
-            own += ["--measured", json.dumps([*command, "--step", step])]
-            answer = subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True).stdout
-            steps[step] = json.loads(answer.splitlines()[-1])
-            log.info(f"{megabytes} MB, {step}: {steps[step]}")
-        work_bytes = sum(path.stat().st_size for path in (folder / "out" / "work").rglob("*") if path.is_file())
-        cpu_seconds = sum(part["cpu_seconds"] for part in steps.values())
-        result = json.loads((folder / "out" / "stats.json").read_text())
-        results.append(
-            {
-                **made,
-                **{name: result[name] for name in ("kept", "rejected_by_reason")},
-                "steps": steps,
-                "mb_per_cpu_second": round(made["bytes"] / 1e6 / cpu_seconds, 1),
-                "peak_mib": max(part["peak_mib"] for part in steps.values()),
-                "work_bytes_per_text_byte": round(work_bytes / made["bytes"], 2),
-            }
-        )
-        shutil.rmtree(folder)
-    return results
-
-
 def main() -> None:
     settings = parse(__doc__, BenchSettings)[0]
-    if settings.measured:
-        print(json.dumps(measured_run(json.loads(settings.measured))))
-        return
     folder = settings.data / "documents"
     langs = settings.langs or [code for code in LANGUAGES if (folder / f"{code}.medical.jsonl").exists()]
     if not langs:
@@ -372,7 +280,7 @@ def main() -> None:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     path = settings.output_dir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    measures = {"engines": measure_engines, "curve": measure_curve, "scale": measure_scale}
+    measures = {"engines": measure_engines, "curve": measure_curve}
     for part in settings.parts:
         results[part] = measures[part](settings, texts)
         write_json(path, results)
