@@ -144,6 +144,10 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(error.render(), file=sys.stderr)
         code = error.exit_code
+    except SystemExit as error:  # of one rank among several, whose launcher reads the code below
+        if not isinstance(error.code, int):
+            raise
+        code = error.code
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("configs", "data_collection", "pretrain", "finetune", "inference"):
             raise

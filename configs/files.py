@@ -37,7 +37,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private to the user
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is met by writes, which name no file
+        if error.errno is not None:  # a full disk is met by writes, which name no file
+            error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

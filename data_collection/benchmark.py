@@ -18,7 +18,7 @@ from configs.progress import log
 from data_collection.contamination import TestQuestions, question_text
 from data_collection.questions.mmedbench import Split, to_row
 from data_collection.questions.question import Question
-from data_collection.questions.source_sets import SOURCE_SETS, read_source_set, source_set
+from data_collection.questions.source_sets import SOURCE_SETS, find_set_files, read_source_set, source_set
 
 # What MMedBench was built from (its supplementary table of sources), in the order of the language table.
 MMEDBENCH_SETS = ("medqa", "medqa_mcmle", "igakuqa", "frenchmedmcqa", "rumeddanet", "headqa")
@@ -97,17 +97,20 @@ def read_splits(name: str, folder: Path, test_share: float, failed: FailedItems)
     different questions are Test.
     """
     splits: dict[Split, list[Question]] = {}
+    unusable = FailedItems()
     for split, word in (("Train", "train"), ("Test", "test")):
-        try:
-            splits[split] = list(read_source_set(name, folder, failed, split=word))
-        except MissingInputError:
-            continue
-    if not splits:
+        if find_set_files(name, folder, word):
+            splits[split] = list(read_source_set(name, folder, unusable, split=word))
+    if any(splits.values()):
+        failed.items += unusable.items
+    else:  # a file may be called test and hold something else
         questions = list(read_source_set(name, folder, failed))
         hashes = sorted({question.content_hash for question in questions})
         held_out = set(hashes[: round(len(hashes) * test_share)])
-        splits["Train"] = [question for question in questions if question.content_hash not in held_out]
-        splits["Test"] = [question for question in questions if question.content_hash in held_out]
+        splits = {
+            "Train": [question for question in questions if question.content_hash not in held_out],
+            "Test": [question for question in questions if question.content_hash in held_out],
+        }
     origin = {"source": name, "licence": SOURCE_SETS[name].licence}
     return {
         split: [replace(q, meta={**origin, "source_id": q.id, **q.meta}) for q in questions]
@@ -128,17 +131,18 @@ def remove_repeated(
 ) -> dict[Split, list[Question]]:
     """Both splits with each question once, and no training question that holds a test question.
 
-    Of equal questions the first stays. What is removed is added to `removed` with what it repeats.
+    Of equal questions the first stays, those of Test before those of Train. What is removed is added to `removed` with
+    what it repeats.
     """
     kept: dict[Split, list[Question]] = {"Train": [], "Test": []}
+    first: dict[str, Question] = {}
     for split, questions in (("Test", test), ("Train", train)):
-        first: dict[str, str] = {}
         for question in questions:
-            twin = first.setdefault(question.content_hash, question.id)
-            if twin == question.id:
+            twin = first.setdefault(question.content_hash, question)
+            if twin is question:
                 kept[split].append(question)
             else:
-                removed.append({"id": question.id, "reason": "occurs twice", "repeats": twin})
+                removed.append({"id": question.id, "reason": "occurs twice", "repeats": twin.id})
     if not kept["Test"]:
         return kept
     found = TestQuestions(kept["Test"]).find([question_text(question) for question in kept["Train"]])

@@ -303,11 +303,17 @@ def _metas(columns: dict[str, pa.Array], size: int) -> pa.Array:
         rest = dict(zip(columns, values, strict=True))
         return _stored_meta(_meta(rest.pop("meta", None), rest))
 
-    if any(
-        pa.types.is_nested(column.type) for column in columns.values()
-    ):  # Arrow cannot tell which of these are alike
+    if any(_is_opaque(column.type) for column in columns.values()):
         return pa.array(map(stored, *(column.to_pylist() for column in columns.values())), pa.string())
     return _each_distinct(stored, *columns.values())
+
+
+def _is_opaque(kind: pa.DataType) -> bool:
+    """Whether Arrow cannot tell which values of the type are alike, or not with the functions used here."""
+    types = pa.types
+    if types.is_nested(kind) or types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        return True
+    return types.is_string_view(kind) or types.is_binary_view(kind)
 
 
 def _strings(values: pa.Array) -> pa.Array:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import records
-from configs.errors import FailedItems, MissingInputError
-from configs.files import Journal, fingerprint
+from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
+from configs.files import Journal, fingerprint, read_json
+from configs.languages import language
 from configs.progress import Progress, log
 from data_collection import quality
 from data_collection.benchmark import write_benchmark
@@ -143,21 +144,27 @@ def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
     splits = _read(settings.input, settings.languages, failed)
     questions = {question.id: question for rows in splits.values() for question in rows}
     wanted = [question for question in questions.values() if settings.replace or not question.rationale]
-    server = Server(server_settings)
+    server = None
+    model = _model_of_finished(settings.output_dir, server_settings.server_model)
+    if model is None:
+        server = Server(server_settings)
+        model = server.model
     identity = {
         "questions": fingerprint([[q.id, q.question, q.options, q.answers, q.rationale] for q in questions.values()]),
         "prompts": fingerprint([_INSTRUCTIONS, LATER_TEMPERATURE]),
-        "model": server.model,
+        "model": model,
         **{name: getattr(settings, name) for name in ("max_new_tokens", "max_attempts", "replace")},
     }
     done = records.already_done(settings.output_dir, identity)
     if done:
         log.info(f"already done: {settings.output_dir}")
         return records.exit_code(done)
+    server = server or Server(server_settings)
     described = {**records.plain(settings), **records.plain(server_settings)}
     with records.run_record(settings.output_dir, "rationales", described, identity) as record:
         journal = Journal(settings.output_dir / _JOURNAL)
-        _log_cost(server, wanted, settings)
+        good_before = {row["id"] for row in journal.rows if not row["problem"]}
+        _log_cost(server, [question for question in wanted if question.id not in good_before], settings)
         good = ask_until_good(server, wanted, journal, settings.max_new_tokens, settings.max_attempts)
         journal.close()
         last = {row["id"]: row["problem"] for row in journal.rows}
@@ -181,16 +188,37 @@ def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
 
 
 def _read(folder: Path, languages: list[str] | None, failed: FailedItems) -> dict[Split, list[Question]]:
+    """The questions of both splits, in the languages asked for.
+
+    Raises:
+        MissingInputError: there are none, or none in one of the languages.
+    """
     splits: dict[Split, list[Question]] = {}
+    wanted = {language(name).code for name in languages or ()}
     for split in ("Train", "Test"):
         try:
-            files = find_files(folder, split, languages)
+            files = find_files(folder, split)
         except MissingInputError:
-            if split == "Test" and not splits:
-                raise
             continue
-        splits[split] = [question for path in files.values() for question in read_questions(path, split, failed)]
+        chosen = [path for code, path in files.items() if not wanted or code in wanted]
+        splits[split] = [question for path in chosen for question in read_questions(path, split, failed)]
+    missing = wanted - {question.lang for rows in splits.values() for question in rows}
+    if missing or not any(splits.values()):
+        raise MissingInputError(
+            "there are no questions" + (f" in {', '.join(sorted(missing))}" if missing else ""),
+            where=folder,
+            wanted="Train/LANGUAGE.jsonl or Test/LANGUAGE.jsonl",
+            todo="give a folder of questions in MMedBench's layout to --input",
+        )
     return splits
+
+
+def _model_of_finished(output_dir: Path, asked: str | None) -> str | None:
+    """The model of a finished run in the folder, where it may be the one asked for: its server need not answer."""
+    path = output_dir / "run.json"
+    old = read_json(path) if path.is_file() else {}
+    model = (old.get("identity") or {}).get("model")
+    return model if old.get("status") == "finished" and asked in (None, model) else None
 
 
 def _log_cost(server: Server, wanted: list[Question], settings: Any) -> None:
@@ -207,7 +235,11 @@ def ask_until_good(
 ) -> dict[str, str]:
     """Question id to its good rationale; attempts that the journal has are not made again.
 
-    In rounds: all questions once, then those without a good rationale again, up to `max_attempts` times.
+    In rounds: all questions once, then those without a good rationale again, up to `max_attempts` times. A request that
+    the server did not answer at all is no attempt.
+
+    Raises:
+        EnvironmentFailure: there are such questions; all others had their attempts.
     """
     by_id = {question.id: question for question in questions}
     attempts: Counter[str] = Counter()
@@ -218,7 +250,12 @@ def ask_until_good(
             good[row["id"]] = row["rationale"]
     progress = Progress("rationales", len(questions), "questions", done=len(good))
 
+    unanswered: dict[str, str] = {}
+
     def on_answer(answer: Answer) -> None:
+        if answer.text is None and not answer.is_final:
+            unanswered[answer.key] = answer.error or ""
+            return
         question = by_id[answer.key]
         rationale, problem = "", answer.error or ""
         if answer.text is not None:
@@ -243,9 +280,18 @@ def ask_until_good(
             progress.advance(1)
 
     for attempt in range(max_attempts):
-        left = (q for q in questions if q.id not in good and attempts[q.id] <= attempt)
+        left = (q for q in questions if q.id not in good and q.id not in unanswered and attempts[q.id] <= attempt)
         server.ask((rationale_request(question, max_new_tokens, attempts[question.id]) for question in left), on_answer)
     progress.close()
+    if unanswered:
+        key, error = next(iter(unanswered.items()))
+        raise EnvironmentFailure(
+            f"{len(unanswered):,} questions were not answered",
+            where=server.settings.server_url,
+            found=f"{key}: {error}",
+            wanted="an answer to each",
+            todo="the same command asks these again, and only these",
+        )
     return good
 
 

@@ -61,7 +61,7 @@ class CorpusMapping:
             for spec in specs if isinstance(specs, list) else [specs]:
                 try:
                     Value(spec)
-                except (ValueError, re.error) as error:
+                except (ValueError, TypeError, AttributeError, re.error) as error:
                     found.append(f"{name}: {error}")
         return found
 

@@ -13,7 +13,9 @@ class ServerSettings:
 
     server_url: str = setting("http://127.0.0.1:8000/v1", "address of an OpenAI-compatible server")
     server_model: str | None = setting(None, "the model's name there; the only one it serves by default")
-    api_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the key; unset: none is sent")
+    api_key_variable: str = setting(
+        "OPENAI_API_KEY", "environment variable that holds the key; where it is unset the word none"
+    )
     max_concurrent_requests: int = setting(16, "requests in flight at once")
     requests_per_minute: float | None = setting(None, "limit of the server")
     tokens_per_minute: float | None = setting(None, "limit of the server, prompt and answer together")

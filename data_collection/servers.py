@@ -59,6 +59,7 @@ class Answer:
         hit_limit: the answer was cut at `max_new_tokens`.
         model: the name of the model that the server says has answered.
         num_prompt_tokens, num_new_tokens: as the server counts them, 0 where it does not.
+        is_final: a failure that another try would repeat: the request itself is refused.
         num_tries: requests sent.
         seconds: from the first of them to the end.
     """
@@ -66,6 +67,7 @@ class Answer:
     key: Any
     text: str | None
     error: str | None
+    is_final: bool
     hit_limit: bool
     model: str
     num_prompt_tokens: int
@@ -94,7 +96,7 @@ class Server:
     """
 
     def __init__(self, settings: ServerSettings):
-        self.settings, self.spent, self._reserved = settings, 0.0, 0.0
+        self.settings, self.spent, self._reserved, self._in_flight = settings, 0.0, 0.0, 0
         self._foreign: set[str] = set()
         self.model = asyncio.run(self._check())
 
@@ -190,7 +192,8 @@ class Server:
                     try:
                         answer = await self._ask_one(client, request, limits)
                     finally:
-                        self._reserved -= worst
+                        self._in_flight -= 1
+                        self._reserved = self._reserved - worst if self._in_flight else 0.0  # and not a rounding error
                     self.spent += self.cost(answer.num_prompt_tokens, answer.num_new_tokens)
                     on_answer(answer)
             except BaseException:
@@ -216,7 +219,7 @@ class Server:
         """Set the most that the request may cost aside; waits while others' reserve may yet turn out too large."""
         worst, budget = self.cost(*request.most_tokens), self.settings.budget
         while budget is not None and self.spent + self._reserved + worst > budget:
-            if not self._reserved:
+            if not self._in_flight:
                 raise SettingsError(
                     "the budget does not cover the next request",
                     where="--budget",
@@ -226,10 +229,11 @@ class Server:
                 )
             await asyncio.sleep(0.05)
         self._reserved += worst
+        self._in_flight += 1
         return worst
 
     async def _ask_one(self, client: Any, request: Request, limits: list[tuple[AsyncLimiter, bool]]) -> Answer:
-        start, error, num_tries = time.monotonic(), "", 0
+        start, error, is_final, num_tries = time.monotonic(), "", False, 0
         while num_tries <= self.settings.max_retries:
             for limiter, of_tokens in limits:
                 await limiter.acquire(min(sum(request.most_tokens), limiter.max_rate) if of_tokens else 1)
@@ -253,10 +257,12 @@ class Server:
                     raise self._wrong_key(failure) from None
                 error = f"{type(failure).__name__}: {_short(failure)}"
                 if not _passes(failure):
+                    is_final = True
                     break
                 if num_tries <= self.settings.max_retries:
                     await asyncio.sleep(_wait(num_tries, failure))
-        return Answer(request.key, None, error, False, self.model, 0, 0, num_tries, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        return Answer(request.key, None, error, is_final, False, self.model, 0, 0, num_tries, seconds)
 
     def _answer(self, request: Request, reply: Any, num_tries: int, seconds: float) -> Answer:
         """An Answer from a reply of status 200.
@@ -278,7 +284,7 @@ class Server:
         if text is None and hit_limit:  # a reasoning model that never came to its answer
             text = ""
         error = f"no text (finish reason {finish})" if text is None else None
-        return Answer(request.key, text, error, hit_limit, model, *counts, num_tries, seconds)
+        return Answer(request.key, text, error, error is not None, hit_limit, model, *counts, num_tries, seconds)
 
 
 def _wait(num_tries: int, error: Exception) -> float:

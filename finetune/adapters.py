@@ -107,13 +107,6 @@ def add_adapter(model: Any, config: Any, *, seed: int, activation_checkpointing:
     return adapted
 
 
-def adapter_to_go_on_from(base: Any, folder: str) -> Any:
-    """The base model with the adapter of a folder on it, ready to be trained further; all else is frozen."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(base, folder, is_trainable=True)
-
-
 def four_bit(compute_dtype: torch.dtype) -> Any:
     """The `quantization_config` of a frozen base model in 4 bits (Dettmers et al. 2023, QLoRA, section 3: NormalFloat,
     its constants quantized once more).

@@ -27,6 +27,7 @@ class Generation:
         num_prompt_tokens, num_new_tokens: lengths.
         hit_limit: the end token did not come within the limit.
         seconds: time of its batch, shared evenly.
+        error: why a server refused to answer, for good; the text is empty then.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Generation:
     num_new_tokens: int
     hit_limit: bool
     seconds: float
+    error: str = ""
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

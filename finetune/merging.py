@@ -14,7 +14,7 @@ from configs.errors import SettingsError
 from configs.files import read_json
 from configs.progress import log
 from data_collection.questions.question import Question
-from finetune.prompts import PROMPT_FILE, render_prompt
+from finetune.prompts import PROMPT_FILE, beside, render_prompt
 from pretrain.models import base_of, find_model, is_adapter, load_model, load_tokenizer, model_identity
 
 MAX_DIFFERENCE = 1e-4  # of a logit, between float32 weights
@@ -47,7 +47,7 @@ def merge(settings: Any) -> int:
         log.info(f"already done: {output_dir}")
         print(output_dir)
         return 0
-    run_file, prompt_file = (_beside(Path(adapter), name) for name in ("run.json", PROMPT_FILE))
+    run_file, prompt_file = (beside(Path(adapter), name) for name in ("run.json", PROMPT_FILE))
     earlier = read_json(run_file) if run_file else {}
     with records.run_record(output_dir, "merge", {**asdict(settings), "base": base}, identity) as record:
         work = output_dir / _WORK
@@ -118,9 +118,3 @@ def _stored_dtype(base: str) -> torch.dtype:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32
-
-
-def _beside(adapter: Path, name: str) -> Path | None:
-    """A file of the adapter's folder; for a checkpoint, which has none of its own, of the run's folder."""
-    folders = [adapter, adapter.parent] if adapter.name.startswith("checkpoint-") else [adapter]
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)

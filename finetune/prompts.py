@@ -117,10 +117,16 @@ def save_prompt(folder: Path, style: Style = PLAIN, languages: Iterable[str] = t
     write_json(folder / PROMPT_FILE, prompt_record(style, languages))
 
 
+def beside(weights: Path, name: str) -> Path | None:
+    """A file of the weights' folder; for a checkpoint, which has none of its own, of the run's folder."""
+    folders = [weights, weights.parent] if weights.name.startswith("checkpoint-") else [weights]
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
 def taught_style(folder: Path) -> StyleName | None:
     """The name of the style that the weights in a folder were taught; None for weights without a record."""
-    path = folder / PROMPT_FILE
-    return read_json(path)["style"] if path.exists() else None
+    path = beside(folder, PROMPT_FILE)
+    return read_json(path)["style"] if path else None
 
 
 def check_prompt(folder: Path, style: Style = PLAIN) -> None:
@@ -131,8 +137,8 @@ def check_prompt(folder: Path, style: Style = PLAIN) -> None:
     Raises:
         SettingsError: the record beside the weights differs from ours.
     """
-    path = folder / PROMPT_FILE
-    if not path.exists():
+    path = beside(folder, PROMPT_FILE)
+    if not path:
         return
     saved = read_json(path)
     known = [lang for lang in saved.get("languages", ()) if lang in _INSTRUCTIONS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 
 from configs import records
 from configs.errors import FailedItems, SettingsError, UserError
-from configs.files import fingerprint
+from configs.files import fingerprint, read_json
 from configs.progress import log, rank
 from configs.settings import setting
 from data_collection.questions.mmedbench import find_files
@@ -32,6 +32,7 @@ from finetune.prompts import KINDS, check_prompt, prompt_record, save_prompt, ta
 from finetune.styles import Style, StyleName, find_style
 from pretrain.attention import can_be_packed
 from pretrain.models import (
+    attention_of,
     base_of,
     empty_model,
     find_model,
@@ -106,7 +107,8 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         args.learning_rate = 2e-4 if settings.with_adapter else 1e-5
     data = find_benchmark(settings.data)
     model_path = find_model(settings.model_name_or_path or _newest_pretrained())
-    _check_method(model_path, settings)
+    _check_method(model_path, settings, args.dry_run)
+    settings = _inherited(settings, model_path)
     tokenizer = load_tokenizer(model_path)
     style = _style(model_path, settings.prompt_style, tokenizer)
     failed = FailedItems()
@@ -146,6 +148,9 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         print(plan(args, model, model_path, settings.block_size, len(examples), f"{data}: {len(examples):,} blocks"))
         return failed.exit_code
 
+    if args.attention_is_ours:
+        args.attn_implementation = attention_of(model_path, args.attn_implementation)
+
     def make_trainer() -> PackedTrainer:
         if rank() == 0:
             save_prompt(Path(args.output_dir), style, languages)
@@ -177,7 +182,25 @@ _NOT_IDENTITY = ("data", "model_name_or_path", "keep_contaminated", "languages",
 Row = Question | Conversation
 
 
-def _check_method(model_path: str, settings: FinetuneSettings) -> None:
+def _inherited(settings: FinetuneSettings, model_path: str) -> FinetuneSettings:
+    """The settings, with those of the adapter that training goes on from, which cannot be changed."""
+    if not is_adapter(model_path):
+        return settings
+    config = read_json(Path(model_path) / "adapter_config.json")
+    targets = config["target_modules"]
+    own = {
+        "lora_rank": config["r"],
+        "lora_alpha": config["lora_alpha"],
+        "lora_dropout": config["lora_dropout"],
+        "lora_rslora": config.get("use_rslora", False),
+        "lora_dora": config.get("use_dora", False),
+        "lora_target_modules": sorted(targets) if isinstance(targets, list) else [targets],
+    }
+    log.info("going on from an adapter: " + ", ".join(f"{name} {value}" for name, value in own.items()))
+    return replace(settings, **own)
+
+
+def _check_method(model_path: str, settings: FinetuneSettings, is_plan: bool) -> None:
     """Whether the model can be trained this way.
 
     Raises:
@@ -192,7 +215,7 @@ def _check_method(model_path: str, settings: FinetuneSettings) -> None:
             wanted="a whole model, or --lora to train the adapter further",
             todo=f"--lora, or python finetune/merge.py --input {model_path} --output_dir DIR and train that",
         )
-    if settings.qlora:
+    if settings.qlora and not is_plan:  # which may be for another machine
         adapters.four_bit(torch.bfloat16)
 
 
@@ -281,13 +304,12 @@ def _model_to_train(model_path: str, settings: FinetuneSettings, args: FinetuneA
         return load_model(model_path, torch.float32, args.attn_implementation)
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     quantization = adapters.four_bit(dtype) if settings.qlora else None
-    base = load_model(base_of(model_path), dtype, args.attn_implementation, quantization)
-    if is_adapter(model_path):
-        model = adapters.adapter_to_go_on_from(base, model_path)
-        if args.activation_checkpointing:
-            model.enable_input_require_grads()
-        return model
-    return _with_adapter(base, settings, args)
+    model = load_model(model_path, dtype, args.attn_implementation, quantization, adapter_is_trainable=True)
+    if not is_adapter(model_path):
+        return _with_adapter(model, settings, args)
+    if args.activation_checkpointing:
+        model.enable_input_require_grads()
+    return model
 
 
 def _with_adapter(model: Any, settings: FinetuneSettings, args: FinetuneArguments) -> Any:

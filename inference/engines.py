@@ -42,12 +42,13 @@ class Engine(Protocol):
     """Answers questions.
 
     Attributes:
-        name: what a log calls the model.
+        name, short_name: what a log calls the model, and what a folder does.
         identity: what its answers depend on beside the questions and `Asking`, JSON-able.
         style: the prompt's.
     """
 
     name: str
+    short_name: str
     identity: Any
     style: Style
 
@@ -71,7 +72,7 @@ class LocalEngine:
     """A model folder or adapter in this process, in batches of prompts of like length (transformers)."""
 
     def __init__(self, model_path: str, batch_size: int, prompt_style: StyleName | None):
-        self.name, self.batch_size = model_path, batch_size
+        self.name, self.short_name, self.batch_size = model_path, Path(model_path).name, batch_size
         self._tokenizer = load_tokenizer(model_path)
         self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
         check_prompt(Path(model_path), self.style)
@@ -119,7 +120,7 @@ class ServerEngine:
     def __init__(self, settings: ServerSettings):
         self._server = Server(settings)
         self.name = f"{self._server.model} at {settings.server_url}"
-        self.identity = self._server.model
+        self.identity, self.short_name = self._server.model, self._server.model.rsplit("/", 1)[-1]
 
     def ask(
         self,
@@ -133,7 +134,8 @@ class ServerEngine:
 
         Raises:
             SettingsError: a repetition penalty is asked for, which OpenAI's protocol does not have.
-            EnvironmentFailure: some questions have no answer after all tries; all others' were given.
+            EnvironmentFailure: some questions have no answer after all tries; all others' were given. Questions that
+                the server refuses for good (too long for it, filtered) are given an empty answer with the reason.
         """
         if asking.repetition_penalty != 1:
             raise SettingsError(
@@ -146,11 +148,11 @@ class ServerEngine:
         failures: list[Answer] = []
 
         def on_answer(answer: Answer) -> None:
-            if answer.text is None:
+            if answer.text is None and not answer.is_final:
                 failures.append(answer)
                 return
             counts = answer.num_prompt_tokens, answer.num_new_tokens, answer.hit_limit
-            on_answers([Generation(answer.key, answer.text, *counts, answer.seconds)])
+            on_answers([Generation(answer.key, answer.text or "", *counts, answer.seconds, answer.error or "")])
 
         self._server.ask(
             (

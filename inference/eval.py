@@ -61,6 +61,8 @@ class EvalSettings:
         found += [] if self.repetition_penalty > 0 else [wrong_penalty]
         if self.benchmark != "mmedbench" and self.data is None:
             found.append(f"benchmark {self.benchmark}: wanted with --data FOLDER, the set's original files")
+        if self.engine == "server" and self.model_name_or_path:
+            found.append("model_name_or_path: a server's model is named by --server_model")
         if self.engine == "server" and self.prompt_style not in (None, "chat"):
             found.append(f"prompt_style {self.prompt_style}: a server has its model's chat template")
         return found

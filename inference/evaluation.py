@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from configs import records
-from configs.errors import FailedItems, MissingInputError
+from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
 from configs.files import Journal, fingerprint, read_json
 from configs.languages import language
 from configs.progress import Progress, log
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
-from data_collection.questions.source_sets import read_source_set
+from data_collection.questions.source_sets import read_source_set, source_set
 from data_collection.server_settings import ServerSettings
 from finetune.examples import find_benchmark
 from finetune.generation import Generation
-from finetune.prompts import KINDS, Kind, prompt_record
+from finetune.prompts import KINDS, Kind, beside, prompt_record
 from inference import scoring
 from inference.engines import Asking, Engine, LocalEngine, ServerEngine
 from inference.score_files import write_all
@@ -51,7 +51,7 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         "label": label,
         **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "repetition_penalty")},
     }
-    name = f"{Path(engine.name).name}-{fingerprint(identity)[:8]}"
+    name = f"{engine.short_name}-{fingerprint(identity)[:8]}"
     output_dir = settings.output_dir or records.RUNS / "eval" / name
     log.info(f"model {engine.name} ({label}), {len(questions):,} questions of {data}, output {output_dir}")
     done = records.already_done(output_dir, identity)
@@ -59,10 +59,12 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         log.info(f"already done: {output_dir}")
         print(output_dir / "table.md")
         return records.exit_code(done)
-    described = {**asdict(settings), "data": str(data), "model": engine.name, "label": label}
+    described = {**asdict(settings), "data": str(data), "model_name_or_path": engine.name, "label": label}
+    if settings.engine == "server":
+        described |= asdict(server_settings)
     with records.run_record(output_dir, "eval", described, identity) as record:
         ask(engine, questions, settings, output_dir / "predictions.jsonl")
-        scores = write_scores(output_dir, label, caption(settings, len(questions)), failed)
+        scores = write_scores(output_dir, label, settings, failed)
         failed.write(output_dir / "failures.jsonl")
         record.finish("finished", len(failed), label=label, num_questions=len(questions), average=scores.get("average"))
     print((output_dir / "table.md").read_text(encoding="utf-8"))
@@ -81,8 +83,8 @@ def _model_and_its_run(name_or_path: str | None) -> tuple[str, dict[str, Any]]:
             todo="python finetune/train.py --lora, or --model_name_or_path MODEL for any other model",
         )
     model_path = find_model(name_or_path or str(newest))
-    path = Path(model_path) / "run.json"
-    record = read_json(path) if path.is_file() else {}
+    path = beside(Path(model_path), "run.json")
+    record = read_json(path) if path else {}
     return model_path, record.get("result", {}) if record.get("stage") in ("finetune", "merge") else {}
 
 
@@ -110,10 +112,16 @@ def read_test(data: Path, settings: Any, failed: FailedItems) -> list[Question]:
 
 
 def ask(engine: Engine, questions: list[Question], settings: Any, path: Path) -> None:
-    """Answer every question in every kind; answers that the journal at `path` has are not asked again."""
+    """Answer every question in every kind; answers that the journal at `path` has are not asked again.
+
+    Raises:
+        EnvironmentFailure: a server left questions unanswered; all others were asked first, in both kinds.
+    """
     journal = Journal(path)
     answered = {(row["kind"], row["id"]) for row in journal.rows}
     limits = {"with_rationale": settings.max_new_tokens, "answer_only": settings.max_new_tokens_answer_only}
+    several_possible = None if settings.benchmark == MMEDBENCH else source_set(settings.benchmark).several_possible
+    unanswered: EnvironmentFailure | None = None
     for kind in KINDS:
         skip = frozenset(i for i, question in enumerate(questions) if (kind, question.id) in answered)
         if len(skip) == len(questions):
@@ -123,15 +131,21 @@ def ask(engine: Engine, questions: list[Question], settings: Any, path: Path) ->
         asking = Asking(kind, limits[kind], penalty)
 
         def on_answers(answers: list[Generation], asking: Asking = asking, progress: Progress = progress) -> None:
-            journal.append([prediction(questions[answer.index], asking.kind, engine, answer) for answer in answers])
-            progress.advance(len(answers))
+            rows = [prediction(questions[answer.index], asking.kind, engine, answer) for answer in answers]
+            journal.append([{**row, "several_possible": several_possible} for row in rows])
+            progress.advance(len(rows))
 
         def on_token(num_new_tokens: int, asking: Asking = asking, progress: Progress = progress) -> None:
             progress.advance(0, f"batch at token {num_new_tokens} of at most {asking.max_new_tokens}")
 
-        engine.ask(questions, asking, skip, on_answers, on_token)
+        try:
+            engine.ask(questions, asking, skip, on_answers, on_token)
+        except EnvironmentFailure as error:
+            unanswered = error
         progress.close()
     journal.close()
+    if unanswered:
+        raise unanswered
 
 
 def prediction(question: Question, kind: Kind, engine: Engine, answer: Generation) -> dict[str, Any]:
@@ -154,22 +168,32 @@ def prediction(question: Question, kind: Kind, engine: Engine, answer: Generatio
         "num_new_tokens": answer.num_new_tokens,
         "hit_limit": answer.hit_limit,
         "seconds": round(answer.seconds, 4),
+        "error": answer.error,
     }
 
 
 def caption(settings: Any, num_questions: int) -> str:
     """The conditions of a table in one line."""
     penalty = settings.repetition_penalty
+    of_set = "" if settings.benchmark == MMEDBENCH else f" of {settings.benchmark}"
     return (
-        f"{num_questions} test questions; greedy, at most {settings.max_new_tokens} new tokens with rationale and "
-        f"{settings.max_new_tokens_answer_only} without, no answer forced"
+        f"{num_questions} test questions{of_set}; greedy, at most {settings.max_new_tokens} new tokens with rationale "
+        f"and {settings.max_new_tokens_answer_only} without, no answer forced"
         + (f"; repetition penalty {penalty:g} in rationales" if penalty != 1 else "")
     )
 
 
-def write_scores(output_dir: Path, label: str, text: str, failed: FailedItems) -> dict[str, Any]:
-    """Score predictions.jsonl of a folder and write scores.json, tables and plots beside it."""
+def write_scores(output_dir: Path, label: str, settings: Any, failed: FailedItems) -> dict[str, Any]:
+    """Score predictions.jsonl of a folder and write scores.json, tables and plots beside it.
+
+    Questions that a server refused to answer, which count as unparsed, are added to `failed`.
+    """
     rows = scoring.read_predictions(output_dir / "predictions.jsonl", failed)
+    for row in rows:
+        if row.get("error"):
+            failed.add(row["id"], f"{row['kind']}: {row['error']}")
     labelled = [(label, scoring.score(rows))]
-    write_all(labelled, output_dir, text)
+    num_questions = len({row["id"] for row in rows})
+    is_mmedbench = settings.benchmark == MMEDBENCH
+    write_all(labelled, output_dir, caption(settings, num_questions), is_mmedbench=is_mmedbench)
     return labelled[0][1]

@@ -79,7 +79,8 @@ def main() -> int:
         return exit_code(done)
     with run_record(settings.output_dir, "score", asdict(settings), identity) as record:
         labelled, comparisons = score_all(rows, labels, settings)
-        write_all(labelled, settings.output_dir, settings.caption, comparisons)
+        is_mmedbench = all(row["id"].startswith("Test/") for of_run in rows for row in of_run)
+        write_all(labelled, settings.output_dir, settings.caption, comparisons, is_mmedbench=is_mmedbench)
         averages = {label: scores["average"] for label, scores in labelled}
         failed.write(settings.output_dir / "failures.jsonl")
         record.finish("finished", len(failed), average=averages)

@@ -17,6 +17,8 @@ def write_all(
     output_dir: Path,
     caption: str,
     comparisons: Sequence[dict[str, Any]] = (),
+    *,
+    is_mmedbench: bool = True,
 ) -> None:
     """Write scores.json, tables and plots to a folder.
 
@@ -25,9 +27,11 @@ def write_all(
         output_dir: where to.
         caption: a line on the conditions.
         comparisons: of pairs of runs, `first` and `second` (labels) and `kinds` as `comparison.compare` gives them.
+        is_mmedbench: the questions are MMedBench's, so that its published rows stand beside ours.
     """
     write_scores(labelled, output_dir, caption, comparisons)
     write_tables(labelled, output_dir, caption)
     write_details(labelled, comparisons, output_dir)
-    write_beside(labelled, output_dir)
+    if is_mmedbench:
+        write_beside(labelled, output_dir)
     write_plots(labelled, output_dir)

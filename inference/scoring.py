@@ -192,9 +192,14 @@ def summarise(rows: list[Row], marks: list[Row]) -> dict[str, Any]:
 
 
 def _several_possible(rows: list[Row]) -> dict[str, bool]:
-    """Languages of the rows, in the table's order, and whether a question of theirs has several right answers."""
-    langs = [code for code in LANGUAGES if any(row["lang"] == code for row in rows)]
-    return {code: any(len(row["gold"]) > 1 for row in rows if row["lang"] == code) for code in langs}
+    """Languages of the rows, in the table's order, and whether a question of theirs may have several right answers:
+    as the rows say, or where they do not, whether one has."""
+    by_lang = {code: [row for row in rows if row["lang"] == code] for code in LANGUAGES}
+    return {
+        code: any(said if (said := row.get("several_possible")) is not None else len(row["gold"]) > 1 for row in of)
+        for code, of in by_lang.items()
+        if of
+    }
 
 
 @lru_cache(maxsize=1 << 14)

@@ -117,8 +117,13 @@ class Collator:
         self.block_size, self.pad_token_id = block_size, pad_token_id
 
     def __call__(self, blocks: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict[str, torch.Tensor]:
-        """Returns input_ids, labels and position_ids, each (B, T) with T = block_size."""
-        shape = (len(blocks), self.block_size)
+        """Returns input_ids, labels and position_ids, each (B, T).
+
+        T is block_size; where every block holds one segment (examples that cannot be packed) that of the longest.
+        """
+        alone = all(len(segments) == 1 for segments in blocks)
+        width = max(len(segments[0][0]) for segments in blocks) if alone else self.block_size
+        shape = (len(blocks), width)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         labels = np.full(shape, IGNORED, dtype=np.int64)
         position_ids = np.zeros(shape, dtype=np.int64)
@@ -129,7 +134,7 @@ class Collator:
                 input_ids[row, start:end] = ids
                 labels[row, start + 1 : end] = targets[1:]
                 position_ids[row, start:end] = np.arange(len(ids))
-            position_ids[row, end:] = np.arange(self.block_size - end)
+            position_ids[row, end:] = np.arange(width - end)
         return {
             "input_ids": torch.from_numpy(input_ids),
             "labels": torch.from_numpy(labels),

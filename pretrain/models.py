@@ -119,6 +119,26 @@ def empty_model(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
+def attention_of(model: str, chosen: str) -> str:
+    """The attention that was chosen for the device, or the next best that the model's architecture has.
+
+    Flash or flex attention, then sdpa, then eager: BLOOM, for one, has none but the last.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config, _ = load_config(base_of(model))
+    classes = AutoModelForCausalLM._model_mapping
+    architecture = classes.get(type(config), None)
+    has = {
+        "flash": getattr(architecture, "_supports_flash_attn", True),
+        "flex_": getattr(architecture, "_supports_flex_attn", True),
+        "sdpa": getattr(architecture, "_supports_sdpa", True),
+    }
+    if has.get(chosen[:5], True):
+        return chosen
+    return "sdpa" if has["sdpa"] and chosen != "sdpa" else "eager"
+
+
 def load_tokenizer(model: str) -> Any:
     """The fast tokenizer of a model.
 
@@ -136,7 +156,13 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def load_model(model: str, dtype: Any, attn_implementation: str | None = None, quantization: Any = None) -> Any:
+def load_model(
+    model: str,
+    dtype: Any,
+    attn_implementation: str | None = None,
+    quantization: Any = None,
+    adapter_is_trainable: bool = False,
+) -> Any:
     """A causal language model with its weights in `dtype`; an adapter is loaded on its base model.
 
     Args:
@@ -144,6 +170,7 @@ def load_model(model: str, dtype: Any, attn_implementation: str | None = None, q
         dtype: torch.dtype of the weights.
         attn_implementation: as transformers names it; its choice by default.
         quantization: a `quantization_config` of transformers, for frozen weights of few bits.
+        adapter_is_trainable: training goes on with the adapter.
 
     Raises:
         EnvironmentFailure: it cannot be read or fetched.
@@ -173,5 +200,5 @@ def load_model(model: str, dtype: Any, attn_implementation: str | None = None, q
             )
         from peft import PeftModel
 
-        loaded = PeftModel.from_pretrained(loaded, model)
+        loaded = PeftModel.from_pretrained(loaded, model, is_trainable=adapter_is_trainable)
     return loaded

@@ -83,8 +83,9 @@ def activation_bytes(load: Load) -> dict[str, float]:
     config, num_tokens = load.config, load.micro_batch_size * load.block_size
     element = 2 if load.bf16 else 4
     heads = config.num_attention_heads * head_dim(config)
-    layer = element * (10 * config.hidden_size + 4 * heads + 4 * config.intermediate_size)
-    gradients = element * (3 * config.intermediate_size + config.hidden_size)
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # BLOOM does not say
+    layer = element * (10 * config.hidden_size + 4 * heads + 4 * intermediate)
+    gradients = element * (3 * intermediate + config.hidden_size)
     between = element * config.hidden_size if load.checkpointing else layer
     logits = 12.0 * (config.hidden_size if load.fused_loss else config.vocab_size)
     return {

@@ -28,7 +28,8 @@ def check(trainer: Any) -> None:
         EnvironmentFailure: a GPU is missing or in use, or the disk too full.
     """
     meet()
-    check_disk(Path(trainer.args.output_dir), checkpoint_bytes(trainer.model), trainer.args.save_total_limit)
+    if trainer.args.save_strategy != "no":
+        check_disk(Path(trainer.args.output_dir), checkpoint_bytes(trainer.model), trainer.args.save_total_limit)
     num_blocks = read_every_source(trainer.train_dataset)
     seconds = dry_step(trainer)
     log.info(
@@ -37,10 +38,13 @@ def check(trainer: Any) -> None:
     )
 
 
-def check_gpus() -> None:
+def check_gpus(on_cpu: bool) -> None:
     """Refuse to start where Slurm gave more GPUs than torch sees, or where somebody else is using this rank's.
 
     A torch that was built without CUDA trains on processors, whatever Slurm gave, and says so.
+
+    Args:
+        on_cpu: the run uses no GPU, so that others may use them all.
 
     Raises:
         EnvironmentFailure: saying which, on which node.
@@ -58,7 +62,7 @@ def check_gpus() -> None:
             wanted=given,
             todo="compare nvidia-smi on this node with torch.version.cuda; with CUDA_VISIBLE_DEVICES= none is used",
         )
-    if not found:
+    if not found or on_cpu:
         return
     device = torch.cuda.current_device()
     free, total = torch.cuda.mem_get_info(device)

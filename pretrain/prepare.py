@@ -121,7 +121,12 @@ def main() -> int:
         markers = {shard.name: read_json(job.marker_path(shard)) for shard in shards}
         failed.items = [item for marker in markers.values() for item in marker["failed"]]
         failed.write(output_dir / "failures.jsonl")
-        content = write_blocks(Corpus(output_dir, markers), encoder, model, settings)
+        try:
+            content = write_blocks(Corpus(output_dir, markers), encoder, model, settings)
+        except FileNotFoundError:  # another task packed too, ended first, and took ours for a killed one's leftovers
+            if not (output_dir / INDEX).is_file():
+                raise
+            content = read_json(output_dir / INDEX)
         for path in [output_dir / name for name in content["files"]] + [job.marker_path(shard) for shard in shards]:
             remove_half_written(path)
         result = {name: content[name] for name in ("num_tokens", "num_tokens_by_language", "splits", "block_size")}

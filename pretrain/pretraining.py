@@ -15,7 +15,15 @@ from configs.progress import log, rank
 from configs.settings import setting
 from pretrain.attention import can_be_packed
 from pretrain.blocks import TokenBlocks
-from pretrain.models import find_model, load_config, load_model, load_tokenizer, model_identity, refuse_adapter
+from pretrain.models import (
+    attention_of,
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_identity,
+    refuse_adapter,
+)
 from pretrain.planning import check_block_size, plan_pretraining
 from pretrain.running import already_done, run_training
 from pretrain.tokenizing import tokenizer_hash
@@ -96,6 +104,9 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path | None) -> int:
     done = already_done(args, "pretrain", Path(model_path).name, identity)
     if done is not None:
         return done
+
+    if args.attention_is_ours:
+        args.attn_implementation = attention_of(model_path, args.attn_implementation)
 
     def make_trainer() -> PackedTrainer:
         return PackedTrainer(

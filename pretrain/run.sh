@@ -20,6 +20,7 @@ source scripts/launch.sh
 if [[ ${1:-} == prepare ]]; then
   move_log prepare
   code=0
+  trap '' USR1 # for training; tokenizing goes on where it was killed
   python pretrain/prepare.py "${@:2}" || code=$?
   finish "$code"
 fi

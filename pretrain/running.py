@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from configs.files import fingerprint
 from configs.progress import log, rank
 from pretrain import preflight
 from pretrain.checkpoints import remove_all
-from pretrain.launching import code_when_stopped, leave_group
+from pretrain.launching import STOP_FILE_VARIABLE, code_when_stopped, leave_group
 from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
 
 
@@ -66,7 +67,7 @@ def run_training(
         The exit code.
     """
     output_dir = Path(args.output_dir)
-    preflight.check_gpus()
+    preflight.check_gpus(args.use_cpu)
     with records.run_record(output_dir, stage, settings, identity) if rank() == 0 else nullcontext() as record:
         checkpoint = prepare_to_start(args)
         trainer = make_trainer()
@@ -74,6 +75,8 @@ def run_training(
         if status == "finished":
             save_result(trainer)
         if rank() == 0:
+            if status == "finished" and STOP_FILE_VARIABLE in os.environ:  # the request to stop came too late
+                Path(os.environ[STOP_FILE_VARIABLE]).unlink(missing_ok=True)
             failed.write(output_dir / "failures.jsonl")
             record.finish(status, len(failed), **result, **figures)
         leave_group()

@@ -68,8 +68,9 @@ def flops_per_token(model: Any, sequence_length: float) -> float:
     """
     config = model.config
     flops = 0
-    for name, weight in model.named_parameters():
-        if "embed_tokens" not in name:
+    embedding = model.get_input_embeddings().weight
+    for weight in model.parameters():
+        if weight is not embedding:
             # Under ZeRO 3 a weight is empty between its uses, and ds_numel is its size.
             flops += getattr(weight, "ds_numel", weight.numel()) * (6 if weight.requires_grad else 4)
     if getattr(config, "tie_word_embeddings", False):

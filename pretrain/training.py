@@ -78,9 +78,12 @@ class TrainSettings(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = native_bf16()
         if self.activation_checkpointing is None:
-            self.activation_checkpointing = not self.use_cpu or self.dry_run  # plans are for GPUs
+            alias = self.gradient_checkpointing  # transformers' older name
+            on_gpus = not self.use_cpu or self.dry_run  # plans are for GPUs
+            self.activation_checkpointing = on_gpus if alias is None else alias
         if self.use_liger_kernel is None:
             self.use_liger_kernel = not self.use_cpu and importlib.util.find_spec("liger_kernel") is not None
+        self.attention_is_ours = self.attn_implementation is None  # then it may give way to what the model has
         if not self.dry_run:  # which may plan for another machine
             half_precision = self.bf16 or self.fp16
             self.attn_implementation = choose_attention(self.attn_implementation, self.use_cpu, half_precision)
@@ -151,6 +154,7 @@ class PackedTrainer(Trainer):
         preflight = PreflightCallback()
         super().__init__(
             data_collator=Collator(block_size, pad_token_id),
+            eval_dataset=evaluation or None,  # which `evaluate` knows itself; the Trainer wants one for --eval_strategy
             callbacks=[preflight, self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()],
             **arguments,
         )
@@ -205,6 +209,8 @@ class PackedTrainer(Trainer):
         if torch.distributed.is_initialized():
             by_rank = [None] * self.args.world_size
             torch.distributed.all_gather_object(by_rank, mine)
+        if self.args.fp16 and all(math.isfinite(value) for values in by_rank for value in values):
+            return norm  # the loss scaler leaves this step out and lowers its scale
         if rank() != 0:
             raise SystemExit(ExitCode.SETTINGS)
         bad = [

@@ -28,7 +28,7 @@ run_training() { # script and its arguments
   LOG_FILE=$(readlink -f "/proc/$$/fd/2" || true)
   export STOP_FILE LOG_FILE
   mkdir -p runs/stop && rm -f "$STOP_FILE"
-  trap 'stopped=yes; touch "$STOP_FILE"; echo "asked to stop: the step in progress ends and is saved" >&2' USR1 TERM
+  trap 'touch "$STOP_FILE"; echo "asked to stop: the step in progress ends and is saved" >&2' USR1 TERM
   if [[ -n ${SLURM_JOB_ID:-} ]]; then
     # srun before 23.02 took --cpus-per-task from the job, later ones take it from this variable only.
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}

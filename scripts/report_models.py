@@ -76,7 +76,9 @@ def conditions(stages: list[Stage]) -> str:
         text += "steps" + (f" of {f'{batch} x ' if batch and batch > 1 else ''}{size:,} tokens" if size else "")
         if stage.name == "finetune":
             rank = stage.get("settings", "lora_rank")
-            text += f" (LoRA rank {rank})" if stage.get("settings", "lora") else " (all weights)"
+            method = next((name for name in ("lora", "qlora") if stage.get("settings", name)), "")
+            shown = {"lora": f"LoRA rank {rank}", "qlora": f"QLoRA rank {rank}", "": "all weights"}[method]
+            text += f" ({shown})"
         parts.append(text + ("" if stage.status == "finished" else f" ({stage.status})"))
         machines.append(_devices(stage, batch))
         half = [name for name, key in (("bfloat16", "bf16"), ("float16", "fp16")) if stage.get("settings", key)]

@@ -263,12 +263,17 @@ def _usable(content: dict[str, Any]) -> dict[str, Any]:
             average[kind] = _numbers_of(pick(content, "average", kind), f"{kind}, average")
     if not languages:
         raise ValueError(f"{SCORES_FILE} holds no scores")
-    return {"languages": languages, "average": average}
+    return {"languages": languages, "average": average, "words": items(content.get("words"))}
 
 
 def _numbers_of(scores: Any, what: str) -> dict[str, Any]:
     found = numbers(scores)
-    good = {name: found[name] for name in found if found[name] >= 0 and (name.startswith("num_") or found[name] <= 1)}
+    free = ("num_references", "_seconds", "_per_second")  # counts and times; all other scores are shares
+    good = {
+        name: value
+        for name, value in found.items()
+        if value >= 0 and (name.startswith("num_") or name.endswith(free) or value <= 1)
+    }
     if missing := [name for name in _NEEDED if name not in good]:
         raise ValueError(f"{SCORES_FILE} has no usable {', '.join(missing)} of {what}")
-    return {name: good.get(name) for name in (*_NEEDED, *_OPTIONAL)}
+    return good | {name: good.get(name) for name in (*_NEEDED, *_OPTIONAL)}

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import EnvironmentFailure, SettingsError
-from finetune.adapters import adapter_to_go_on_from, add_adapter, four_bit, lora_config, target_modules
+from finetune.adapters import add_adapter, four_bit, lora_config, target_modules
 from pretrain.attention import can_be_packed
 from pretrain.models import load_model
 
@@ -143,7 +143,7 @@ def test_training_goes_on_from_an_adapter(tiny_model, tmp_path):
             if "lora_B" in name:
                 parameter.fill_(0.01)
     adapted.save_pretrained(tmp_path)
-    again = adapter_to_go_on_from(load_model(str(tiny_model), torch.float32), str(tmp_path))
+    again = load_model(str(tmp_path), torch.float32, adapter_is_trainable=True)
     assert torch.equal(again(ids).logits, adapted(ids).logits)
     trained = {n for n, p in again.named_parameters() if p.requires_grad}
     assert trained == {n for n, p in adapted.named_parameters() if p.requires_grad}

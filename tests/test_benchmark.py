@@ -103,7 +103,8 @@ def test_of_equal_questions_the_first_stays_whatever_the_order_of_their_options(
     removed = []
     assert remove_repeated([one, two], [], removed)["Train"] == [one]
     assert removed == [{"id": "2", "reason": "occurs twice", "repeats": "1"}]
-    assert remove_repeated([one], [two], removed := [])["Test"] == [two]
+    assert remove_repeated([one], [two], removed := []) == {"Train": [], "Test": [two]}
+    assert removed == [{"id": "1", "reason": "occurs twice", "repeats": "2"}]
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

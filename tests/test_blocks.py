@@ -293,7 +293,7 @@ def test_killed_by_the_system_while_shards_are_tokenized(tiny_model, tmp_path, m
     documents = tmp_path / "documents"
     write_documents(documents)
     for number in range(6):  # so that some are done and some are not when it is killed
-        shutil.copy(documents / "a.jsonl", documents / f"d{number}.jsonl")
+        (documents / f"d{number}.jsonl").write_bytes((documents / "a.jsonl").read_bytes() * 200)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = ["--input", documents, "--output_dir", killed, "--model_name_or_path", tiny_model, "--block_size", "64"]
     command = [sys.executable, "pretrain/prepare.py", *map(str, words), "--validation_share", "0.2"]

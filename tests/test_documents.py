@@ -201,6 +201,22 @@ def test_parquet_text_that_is_not_utf8_fails_alone(tmp_path):
     assert [doc.id for doc in found] == ["x-1", "x-3"] and len(failed) == 1
 
 
+def test_columns_that_arrow_cannot_sort_out_are_stored_like_any_other(tmp_path):
+    categories = pa.array(["news", None, "news"]).dictionary_encode()
+    views = pa.array(["u", "v", None], pa.string_view())
+    table = pa.table({"text": ["one", "two", "three"], "section": categories, "note": views})
+    path = tmp_path / "documents.parquet"
+    pq.write_table(table, path)
+    failed = FailedItems()
+    (batch,) = read_batches(find_shards([path])[0], failed)
+    assert [json.loads(meta) for meta in batch.column("meta").to_pylist()] == [
+        {"section": "news", "note": "u"},
+        {"note": "v"},
+        {"section": "news"},
+    ]
+    assert not failed
+
+
 def test_where_shards_are_found(tmp_path):
     stage = tmp_path / "stage"
     for folder in ("kept", "rejected", "shards", "kept/.hidden"):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
+from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
+from data_collection.questions.mmedbench import read_questions
 from data_collection.server_settings import ServerSettings
 from finetune.prompts import KINDS, render_question
 from inference.eval import EvalSettings
@@ -46,13 +47,10 @@ def test_a_server_is_asked_and_scored(tmp_path, http, served):
         assert average[lang]["accuracy"] == pytest.approx(right / 21)
     assert {row["prompt"]["style"] for row in answers} == {"chat"}
     sent = {request["messages"][0]["content"] for request in http.requests}
-    from configs.errors import FailedItems
-    from data_collection.questions.mmedbench import read_questions
-
     questions = read_questions(SAMPLE / "mmedbench" / "Test" / "English.jsonl", "Test", FailedItems())
     assert {render_question(question, kind) for question in questions for kind in KINDS} <= sent
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["settings"]["model"].startswith("tiny at http") and "the-key" not in json.dumps(record)
+    assert record["settings"]["model_name_or_path"].startswith("tiny at http") and "the-key" not in json.dumps(record)
     num_requests = len(http.requests)
     assert evaluate(settings, served) == 0 and len(http.requests) == num_requests  # already done
 
@@ -72,6 +70,18 @@ def test_what_the_server_did_not_answer_is_asked_again_and_nothing_else(tmp_path
     assert len({(row["id"], row["kind"]) for row in rows(tmp_path)}) == len(rows(tmp_path)) == 42
 
 
+def test_a_question_that_the_server_refuses_for_good_is_an_answer_that_cannot_be_read(tmp_path, http, served):
+    settings = EvalSettings(data=SAMPLE, languages=["fr"], engine="server", output_dir=tmp_path)
+    questions = read_questions(SAMPLE / "mmedbench" / "Test" / "French.jsonl", "Test", FailedItems())
+    http.faults = {render_question(next(questions), "with_rationale"): [400] * 9}
+    assert evaluate(settings, served) == 5
+    refused = [row for row in rows(tmp_path) if row["error"]]
+    assert len(refused) == 1 and refused[0]["parsed"] is None and "fault 400" in refused[0]["error"]
+    assert scores(tmp_path)["languages"]["with_rationale"]["fr"]["num_unparsed"] == 1
+    (failure,) = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert failure["where"] == refused[0]["id"]
+
+
 def test_a_server_has_no_repetition_penalty(tmp_path, served):
     settings = EvalSettings(data=SAMPLE, engine="server", output_dir=tmp_path, repetition_penalty=1.2)
     with pytest.raises(SettingsError, match="repetition penalty"):
@@ -82,10 +92,11 @@ MEDMCQA = {"question": "Which vitamin prevents scurvy?", "cop": 3, "exp": "Vitam
 MEDMCQA |= {"opa": "A", "opb": "B", "opc": "C", "opd": "D"}
 
 
-def test_another_published_set_and_a_run_that_was_cut(tmp_path, tiny_model):
+def test_another_published_set_and_a_run_that_was_cut(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr("inference.engines.native_bf16", lambda: False)
     folder = tmp_path / "MedMCQA"
     folder.mkdir()
-    questions = [{**MEDMCQA, "id": str(i), "question": f"Which vitamin prevents disease {i}?"} for i in range(12)]
+    questions = [{**MEDMCQA, "id": str(i), "question": f"Which vitamin prevents disease {i}?"} for i in range(10, 22)]
     (folder / "dev.json").write_text("".join(json.dumps(row) + "\n" for row in [*questions, {"id": "no question"}]))
     (folder / "train.json").write_text(json.dumps({**MEDMCQA, "id": "from train"}) + "\n")
     common = {
@@ -100,9 +111,11 @@ def test_another_published_set_and_a_run_that_was_cut(tmp_path, tiny_model):
     assert evaluate(settings, ServerSettings()) == 5  # one row has no question
     whole = rows(tmp_path / "whole")
     assert Counter(row["kind"] for row in whole) == dict.fromkeys(KINDS, 12)
-    assert {row["id"] for row in whole} == {f"medmcqa/dev/{i}" for i in range(12)}
+    assert {row["id"] for row in whole} == {f"medmcqa/dev/{i}" for i in range(10, 22)}
     assert all(row["gold"] == ["C"] and row["rationale"] == "Vitamin C." for row in whole)
     assert scores(tmp_path / "whole")["languages"]["answer_only"]["en"]["chance_level"] == 0.25
+    assert not (tmp_path / "whole" / "published.md").exists()  # whose rows are MMedBench's
+    assert "of medmcqa" in (tmp_path / "whole" / "table.md").read_text()
 
     cut = tmp_path / "cut"
     cut.mkdir()

@@ -319,3 +319,27 @@ def test_a_mixture_is_taught_in_the_order_of_its_draw(benchmark, tiny_model, tmp
     tokenizer = load_tokenizer(str(tiny_model))
     first = tokenizer.decode([token for row in seen[0] for token in row])
     assert "It is" in first and "### Answer" not in first  # conversations come first, by their priority
+
+
+def test_a_model_whose_attention_cannot_keep_examples_apart_is_taught_one_a_block(benchmark, tiny_model, monkeypatch):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    folder = benchmark / "bloom"
+    tokenizer = load_tokenizer(str(tiny_model))
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
+    BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), **sizes, bos_token_id=0, eos_token_id=1)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    widths = []
+    step = PackedTrainer.training_step
+
+    def watched(self, model, inputs, *more):
+        widths.append(inputs["input_ids"].shape[1])
+        return step(self, model, inputs, *more)
+
+    monkeypatch.setattr(PackedTrainer, "training_step", watched)
+    assert main_of(command_line(benchmark, folder, max_steps=2), monkeypatch)() == ExitCode.FAILED_ITEMS
+    assert all(width < 512 for width in widths)  # as long as its longest example, and no block of 1,024
+    planned = command_line(benchmark, folder, lora="true", output_dir=benchmark / "planned", dry_run="true")
+    assert main_of(planned, monkeypatch)() == ExitCode.FAILED_ITEMS

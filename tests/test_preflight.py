@@ -55,21 +55,21 @@ def test_gpus_that_are_missing_or_in_use_are_named(monkeypatch):
     )
     monkeypatch.setattr(torch, "cuda", cuda)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    preflight.check_gpus()
+    preflight.check_gpus(on_cpu=False)
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
     with pytest.raises(EnvironmentFailure, match="found: 2 GPUs\n  wanted: 8"):
-        preflight.check_gpus()
+        preflight.check_gpus(on_cpu=False)
     monkeypatch.setattr(torch.version, "cuda", None)  # a torch for processors
-    preflight.check_gpus()
+    preflight.check_gpus(on_cpu=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # somebody wants none of them
     cuda.device_count = lambda: 0
-    preflight.check_gpus()
+    preflight.check_gpus(on_cpu=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.delenv("SLURM_GPUS_ON_NODE")
     cuda.device_count, cuda.mem_get_info = lambda: 2, lambda _: (79 * 2**30, 100 * 2**30)
     with pytest.raises(EnvironmentFailure, match=r"GPU 1 \(NVIDIA H200\)\n  found: 79.0 of 100.0 GiB free"):
-        preflight.check_gpus()
+        preflight.check_gpus(on_cpu=False)
 
 
 def blocks(num_blocks, seed=0):

@@ -149,6 +149,30 @@ def test_from_questions_to_rationales_with_faults_and_second_attempts(tmp_path, 
     assert record["result"]["attempts"] == sum(counts.values()) == len(rows)
     assert record["result"]["cost"] == pytest.approx(len(rows) * (10 * 1 + 5 * 2) / 1e6)
     assert "the-key" not in (tmp_path / "out" / "run.json").read_text()
+    http.over.set()
+    http.shutdown()
+    http.server_close()  # the server is not needed to see that all is done
+    again = run(tmp_path / "out", http, script_env, *words)
+    assert "already done" in again.communicate(timeout=60)[1] and again.returncode == 5
+
+
+def test_what_the_server_did_not_answer_is_no_attempt(tmp_path, http, explaining, script_env):
+    gone = rationale_request(explaining[0], 1, 0).messages[0]["content"]
+    http.faults = {gone: ["nothing"] * 3}
+    words = ("--languages", "en", "--replace", "--max_attempts", "1", "--max_retries", "1")
+    process = run(tmp_path / "out", http, script_env, *words)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 4 and "1 questions were not answered" in said
+    assert explaining[0].id not in {row["id"] for row in journal(tmp_path / "out")}
+    num_asked = sum(http.attempts.values())
+    http.faults = {}
+    process = run(tmp_path / "out", http, script_env, *words)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert sum(http.attempts.values()) == num_asked + 1
+    french = run(tmp_path / "fr", http, script_env, "--languages", "en", "de")
+    _, said = french.communicate(timeout=60)
+    assert french.returncode == 3 and "in de" in said
 
 
 def test_killed_ten_times_no_question_is_lost_or_asked_again(tmp_path, http, explaining, script_env):

@@ -115,6 +115,16 @@ def test_the_budget_is_kept_and_what_was_paid_for_is_given(http):
     assert all(answer.text for answer in answers)
 
 
+def test_a_budget_of_fractions_ends_the_asking_too(http):
+    """What is set aside for many requests at once adds up to nothing only about, in floating point."""
+    server = Server(settings(http, input_price=3.0, output_price=15.0, budget=0.002, max_concurrent_requests=16))
+    answers = []
+    requests = (Request(i, [{"role": "user", "content": "x" * (i % 37)}], 5) for i in range(1000))
+    with pytest.raises(SettingsError, match="budget"):
+        server.ask(requests, answers.append)
+    assert 5 < len(answers) < 25 and server.spent == pytest.approx(len(answers) * (10 * 3 + 5 * 15) / 1e6)
+
+
 def test_the_rate_is_kept_and_used(http):
     """20 a second, one second's worth of them at once: 60 requests cannot take less than two seconds."""
     http.delay = 0.05

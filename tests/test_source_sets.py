@@ -172,6 +172,20 @@ def test_broken_lines_and_files(tmp_path):
     }
 
 
+def test_line_ends_within_strings_cut_no_row_and_damaged_tables_end_nothing(tmp_path):
+    rows = [{**MEDMCQA, "question": f"Which{end}one?"} for end in "\u2028\u2029\u0085\x0b"]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline="")
+    failed = FailedItems()
+    assert len(list(read_source_set("medmcqa", path, failed))) == 3 + (not failed)
+    (tmp_path / "val.xlsx").write_bytes(b"no table")
+    (tmp_path / "~$val.xlsx").write_bytes(b"a note of Excel's")
+    (tmp_path / "test.csv").write_text('Question,Options,Answer\n"' + "x" * 2_000_000)
+    failed = FailedItems()
+    assert not list(read_source_set("cmexam", tmp_path, failed))
+    assert sorted(Path(item["where"]).name for item in failed.items) == ["test.csv", "val.xlsx"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
 def test_chinese_tables_in_the_encodings_that_they_come_in(tmp_path, encoding):
     rows = [["", "Question", "A", "B", "C", "D", "Answer"], ["0", "属于右心房的结构，是", "甲", "乙", "丙", "丁", "D"]]

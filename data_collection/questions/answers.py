@@ -31,7 +31,8 @@ _LETTERS = (
 # What follows a choice: the end, punctuation, a dash, a copula. "A patient" is an article, "A, or B" leaves it open.
 _CLOSE = (
     r"(?: ?(?:$|[\n.;:!)(\]}*_\"'»”」』】。]|[-–—] |[二两三四五]?(?:选项|项)(?!(?:均|都|也|为|是)?(?:错|不|有误))"
-    r"|です|である|だ(?!け)|となり|と考え|(?:is|are) correct\b))"
+    r"|です|である|だ(?!け)|となり|と考え|(?:is|are) correct\b"
+    r"|(?:because|since|car|parce que|puisque|porque|ya que|потому что|так как|поскольку)\b|因为))"
 )
 _OR = r"(?:or|ou|o|или|或者?|还是|または|あるいは)"
 _HEDGE = rf"(?! ?[,;、(]? ?{_OR} ?[A-H])"

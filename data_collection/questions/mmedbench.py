@@ -11,6 +11,7 @@ from typing import Any, Literal
 from configs.errors import FailedItems, MissingInputError
 from configs.languages import LANGUAGES, Language, language
 from data_collection.questions.question import LETTERS, Question
+from data_collection.questions.rows import plain_text
 
 Split = Literal["Train", "Test"]
 _OWN_FIELDS = {"question", "options", "answer_idx", "answer", "rationale", "human_checked", "human_check_passed"}
@@ -79,7 +80,7 @@ def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Questi
         raise ValueError("question wants text and options an object of letters")
     answers = _letters(row["answer_idx"])
     # One French row lists its letters out of order: what is asked is the same.
-    options = {letter.strip(): _text(text) for letter, text in sorted(row["options"].items())}
+    options = {letter.strip(): plain_text(text) for letter, text in sorted(row["options"].items())}
     for letter in reversed(list(options)):
         if options[letter] or letter in answers:
             break
@@ -87,10 +88,10 @@ def to_question(row: dict[str, Any], lang: Language, question_id: str) -> Questi
     return Question(
         id=question_id,
         lang=lang.code,
-        question=_text(row["question"]),
+        question=plain_text(row["question"]),
         options=options,
         answers=answers,
-        rationale=_text(row.get("rationale")),
+        rationale=plain_text(row.get("rationale")),
         human_checked=bool(row.get("human_checked")),
         human_check_passed=bool(row.get("human_check_passed")),
         meta={name: value for name, value in row.items() if name not in _OWN_FIELDS},
@@ -110,11 +111,6 @@ def to_row(question: Question) -> dict[str, Any]:
         "human_check_passed": int(question.human_check_passed),
         **{name: value for name, value in question.meta.items() if name not in _OWN_FIELDS},
     }
-
-
-def _text(value: Any) -> str:
-    """Stripped text; nothing for null. Lone surrogates, which no file can hold, become replacement characters."""
-    return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
 
 
 def _letters(value: Any) -> tuple[str, ...]:

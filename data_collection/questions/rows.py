@@ -12,7 +12,13 @@ from typing import Any
 
 from configs.errors import FailedItems
 
+_MAX_FIELD = 1 << 20  # characters; the package's own limit is one of the whole process, which others set too
 Row = tuple[str, Any]  # where it stands (file:line, or file and key), and what is there
+
+
+def plain_text(value: Any) -> str:
+    """Stripped text; nothing for null. Lone surrogates, which no file can hold, become replacement characters."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
 
 
 def read_text(path: Path) -> str:
@@ -40,7 +46,9 @@ def json_rows(path: Path, failed: FailedItems) -> Iterator[Row]:
     try:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [
+            (number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+        ]  # and not at the line ends within strings
         if len(lines) < 2 or not lines[0][1].lstrip().startswith("{") or not lines[0][1].rstrip().endswith("}"):
             raise ValueError(f"broken JSON: {error.msg} at line {error.lineno}") from None
         for number, line in lines:
@@ -59,6 +67,7 @@ def json_rows(path: Path, failed: FailedItems) -> Iterator[Row]:
 
 def csv_rows(path: Path, names: tuple[str, ...] = ()) -> Iterator[Row]:
     """Rows of a CSV file as objects; `names` are the columns of a file without a header."""
+    csv.field_size_limit(_MAX_FIELD)
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     header: list[str] = list(names)
     for cells in reader:
@@ -96,7 +105,7 @@ def sentences(path: Path) -> Iterator[tuple[int, str]]:
     """Sentences of a file with one token a line, labels after it and empty lines between: (first line, text)."""
     words: list[str] = []
     start = 0
-    for number, line in enumerate([*read_text(path).splitlines(), ""], 1):
+    for number, line in enumerate([*read_text(path).split("\n"), ""], 1):
         if line.strip():
             start = start if words else number
             words.append(re.split(r"[\t ]", line.strip(), maxsplit=1)[0])

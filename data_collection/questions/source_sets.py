@@ -5,7 +5,9 @@ One row of `SOURCE_SETS` and one function from a row to a question make a set. R
 
 from __future__ import annotations
 
+import csv
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
 from data_collection.questions.question import LETTERS, Question
-from data_collection.questions.rows import Row, csv_rows, json_rows, sentences, table_rows
+from data_collection.questions.rows import Row, csv_rows, json_rows, plain_text, sentences, table_rows
 
 Fields = dict[str, Any]  # of a Question; id and lang are filled in where a set does not give them
 
@@ -69,7 +71,15 @@ def read_source_set(name: str, folder: Path, failed: FailedItems, split: str | N
         MissingInputError: none of the set's files is there.
     """
     asked, folder, places = source_set(name), Path(folder), Counter[str]()
-    for path in _files(asked, folder, split):
+    files = [folder] if folder.is_file() else find_set_files(name, folder, split)
+    if not files:
+        raise MissingInputError(
+            "no file of this question set is there",
+            where=folder,
+            wanted=", ".join(asked.files) + (f" with {split} in its name or folder" if split else ""),
+            todo="give the folder that holds the set's original files",
+        )
+    for path in files:
         lang = _language(asked, path)
         file = path.stem if folder.is_file() else path.relative_to(folder).with_suffix("").as_posix()
         try:
@@ -87,24 +97,19 @@ def read_source_set(name: str, folder: Path, failed: FailedItems, split: str | N
                     failed.add(where, f"missing field {error}")
                 except (ValueError, TypeError, AttributeError) as error:
                     failed.add(where, str(error))
-        except ValueError as error:  # the file as a whole
-            failed.add(path, str(error))
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error, zipfile.BadZipFile) as error:
+            failed.add(path, f"the file cannot be read: {type(error).__name__} {error}")
 
 
-def _files(asked: SourceSet, folder: Path, split: str | None) -> list[Path]:
-    if folder.is_file():
-        return [folder]
-    found = sorted({path for pattern in asked.files for path in folder.rglob(pattern) if path.is_file()})
+def find_set_files(name: str, folder: Path, split: str | None = None) -> list[Path]:
+    """The files of a set in its folder, in the order of their names; those with `split` in their name or folder."""
+    patterns = source_set(name).files
+    found = sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()})
+    found = [
+        path for path in found if not path.name.startswith((".", "~$"))
+    ]  # "~$" is Excel's own note of an open file
     word = re.compile(rf"(^|[^a-z]){re.escape(split.lower())}([^a-z]|$)") if split else None
-    found = [path for path in found if word is None or word.search(str(path.relative_to(folder)).lower())]
-    if not found:
-        raise MissingInputError(
-            "no file of this question set is there",
-            where=folder,
-            wanted=", ".join(asked.files) + (f" with {split} in its name or folder" if split else ""),
-            todo="give the folder that holds the set's original files",
-        )
-    return found
+    return [path for path in found if word is None or word.search(str(path.relative_to(folder)).lower())]
 
 
 def _language(asked: SourceSet, path: Path) -> str:
@@ -124,13 +129,9 @@ def _language(asked: SourceSet, path: Path) -> str:
 # Pieces of rows
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
-
-
 def _lettered(texts: list[Any]) -> dict[str, str]:
     """Options by letter; empty ones at the end, which tables of fixed width have, are left out."""
-    kept = [_text(text) for text in texts]
+    kept = [plain_text(text) for text in texts]
     while kept and kept[-1].lower() in ("", "nan"):
         kept.pop()
     if len(kept) > len(LETTERS):
@@ -171,8 +172,8 @@ def _medqa(row: dict[str, Any]) -> Fields:
     context = row.get("context") or []
     context = [context] if isinstance(context, str) else context
     return {
-        "question": " ".join([*map(_text, context), _text(row["question"])]),
-        "options": {letter: _text(text) for letter, text in sorted(row["options"].items())},
+        "question": " ".join([*map(plain_text, context), plain_text(row["question"])]),
+        "options": {letter: plain_text(text) for letter, text in sorted(row["options"].items())},
         "answers": _letters(row["answer_idx"]),
         "meta": {"exam": row["meta_info"]} if row.get("meta_info") else {},
     }
@@ -181,41 +182,41 @@ def _medqa(row: dict[str, Any]) -> Fields:
 def _medmcqa(row: dict[str, Any]) -> Fields:
     return {
         "key": row.get("id"),
-        "question": _text(row["question"]),
+        "question": plain_text(row["question"]),
         "options": _lettered([row[f"op{letter}"] for letter in "abcd"]),
         "answers": _numbered(row["cop"]),  # the original files count from 1
-        "rationale": _text(row.get("exp")),
+        "rationale": plain_text(row.get("exp")),
         "meta": {"subject": row.get("subject_name"), "topic": row.get("topic_name")},
     }
 
 
 def _pubmedqa(row: dict[str, Any]) -> Fields:
     options = {"A": "yes", "B": "no", "C": "maybe"}
-    decision = _text(row["final_decision"]).lower()
+    decision = plain_text(row["final_decision"]).lower()
     if decision not in options.values():
         raise ValueError(f"the decision {decision!r} is none of yes, no, maybe")
     return {
         "key": row.get("key"),
-        "question": "\n".join([*map(_text, row["CONTEXTS"]), _text(row["QUESTION"])]),
+        "question": "\n".join([*map(plain_text, row["CONTEXTS"]), plain_text(row["QUESTION"])]),
         "options": options,
         "answers": tuple(letter for letter, text in options.items() if text == decision),
-        "rationale": _text(row.get("LONG_ANSWER")),
+        "rationale": plain_text(row.get("LONG_ANSWER")),
     }
 
 
 def _four_columns(row: dict[str, Any]) -> Fields:
     return {
-        "question": _text(row["Question"]),
+        "question": plain_text(row["Question"]),
         "options": _lettered([row[letter] for letter in "ABCD"]),
         "answers": _letters(row["Answer"]),
     }
 
 
 def _xmedbench(row: dict[str, Any]) -> Fields:
-    context = _text(row.get("context"))
+    context = plain_text(row.get("context"))
     return {
-        "question": f"{context}\n{_text(row['question'])}".strip(),
-        "options": _split_options(_text(row["options"]), r"(?:^|\n)\(([A-H])\)"),
+        "question": f"{context}\n{plain_text(row['question'])}".strip(),
+        "options": _split_options(plain_text(row["options"]), r"(?:^|\n)\(([A-H])\)"),
         "answers": _letters(row["answer"]),
         "meta": {"source": row.get("source")},
     }
@@ -224,19 +225,19 @@ def _xmedbench(row: dict[str, Any]) -> Fields:
 def _cmb(row: dict[str, Any]) -> Fields:
     return {
         "key": row.get("id"),
-        "question": _text(row["question"]),
+        "question": plain_text(row["question"]),
         "options": _lettered([text for _, text in sorted(row["option"].items())]),
         "answers": _letters(row["answer"]),
-        "rationale": _text(row.get("explanation")),
+        "rationale": plain_text(row.get("explanation")),
         "meta": {name: row.get(name) for name in ("exam_type", "exam_class", "exam_subject", "question_type")},
     }
 
 
 def _cmexam(row: dict[str, Any]) -> Fields:
-    explanation = _text(row.get("Explanation"))
+    explanation = plain_text(row.get("Explanation"))
     return {
-        "question": _text(row["Question"]),
-        "options": _split_options(_text(row["Options"]).replace("\\n", "\n"), r"(?:^|\n)([A-H])[\s.．、:：]"),
+        "question": plain_text(row["Question"]),
+        "options": _split_options(plain_text(row["Options"]).replace("\\n", "\n"), r"(?:^|\n)([A-H])[\s.．、:：]"),
         "answers": _letters(row["Answer"]),
         "rationale": "" if explanation.lower() == "nan" else explanation,
     }
@@ -248,7 +249,7 @@ def _frenchmedmcqa(row: dict[str, Any]) -> Fields:
         raise ValueError(f"options {', '.join(letters)}, wanted a, b, ...")
     return {
         "key": row.get("id"),
-        "question": _text(row["question"]),
+        "question": plain_text(row["question"]),
         "options": _lettered([row["answers"][letter] for letter in letters]),
         "answers": _letters(row["correct_answers"]),
         "meta": {"subject": row.get("subject_name"), "type": row.get("type")},
@@ -263,7 +264,7 @@ def _igakuqa(row: dict[str, Any]) -> Fields:
         raise ValueError(f"the answer {answer} leaves open which option is right")
     return {
         "key": row.get("problem_id"),
-        "question": _text(row["problem_text"]),
+        "question": plain_text(row["problem_text"]),
         "options": _lettered(row["choices"]),
         "answers": _letters(answer),
         "meta": {"needs_image": not row.get("text_only", True), "points": row.get("points")},
@@ -272,15 +273,15 @@ def _igakuqa(row: dict[str, Any]) -> Fields:
 
 def _rumeddanet(row: dict[str, Any]) -> Fields:
     options = {"A": "да", "B": "нет"}
-    answer = _text(row["answer"]).lower()
+    answer = plain_text(row["answer"]).lower()
     if answer not in options.values():
         raise ValueError(f"the answer {answer!r} is neither да nor нет")
     return {
         "key": row.get("pairID"),
-        "question": _text(row["question"]),
+        "question": plain_text(row["question"]),
         "options": options,
         "answers": tuple(letter for letter, text in options.items() if text == answer),
-        "meta": {"context": _text(row.get("context"))},
+        "meta": {"context": plain_text(row.get("context"))},
     }
 
 
@@ -295,7 +296,7 @@ def _headqa(row: dict[str, Any]) -> Fields:
         raise ValueError("the options are not numbered from 1 on")
     return {
         "key": f"{row['exam']}/{row['qid']}",
-        "question": _text(row["qtext"]),
+        "question": plain_text(row["qtext"]),
         "options": _lettered([answer["atext"] for answer in ordered]),
         "answers": _numbered(row["ra"]),
         "meta": {"needs_image": bool(row.get("image")), "category": row["category"], "year": row["year"]},
@@ -380,6 +381,6 @@ SOURCE_SETS: dict[str, SourceSet] = {
     "igakuqa": SourceSet(("ja",), ("[0-9]*-[A-Z].jsonl",), json_rows, _igakuqa, True),
     "rumeddanet": SourceSet(("ru",), _JSON, json_rows, _rumeddanet),
     "rumeddanet_with_context": SourceSet(("ru",), _JSON, json_rows, _with_context),
-    "headqa": SourceSet(("es",), _JSON, _headqa_rows, _headqa, licence="MIT"),
+    "headqa": SourceSet(("es",), ("*_HEAD.json",), _headqa_rows, _headqa, licence="MIT"),
     "casimedicos": SourceSet(_CASIMEDICOS, ("*.tsv",), _casimedicos_rows, _casimedicos, licence="CC BY 4.0"),
 }
