@@ -315,6 +315,9 @@ def run_shard_job(
                 remove_half_written(path)
         failed.write(job.output_dir / "failures.jsonl")
         write_json(job.output_dir / "stats.json", statistics)
+        for path in job.output_dir.iterdir():  # the totals, which another command may be writing at this moment
+            if path.is_file() and not path.name.startswith("."):
+                remove_half_written(path, of_earlier_commands=True)
         record.finish("finished", failed_items=len(failed), **result)
     print(json.dumps(record.data["result"], ensure_ascii=False))
     return failed.exit_code

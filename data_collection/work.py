@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.errors import MissingInputError, SettingsError
 
+_STARTED = time.time()  # of this process, about
 MAX_NAME_BYTES = 180  # file systems allow 255; temporary names and suffixes need the rest
 
 
@@ -107,7 +110,13 @@ def array_task() -> tuple[int, int]:
     return ((task - first) // step) % count, count
 
 
-def remove_half_written(path: Path) -> None:
-    """Remove what killed processes left of `path` (`configs.files.atomic_path` names it .NAME.*.tmp)."""
+def remove_half_written(path: Path, *, of_earlier_commands: bool = False) -> None:
+    """Remove what killed processes left of `path` (`configs.files.atomic_path` names it .NAME.*.tmp).
+
+    Args:
+        of_earlier_commands: only what is older than this process, for files that another command may be writing now.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # two commands may clean up at once
+            if not of_earlier_commands or left.stat().st_mtime < _STARTED:
+                left.unlink()
