@@ -129,8 +129,7 @@ class TrainSettings(TrainingArguments):
         """Have DeepSpeed meet the other ranks before a model is loaded: ZeRO 3 shares its weights out while loading."""
         import deepspeed
 
-        if not self.dry_run:
-            deepspeed.init_distributed(dist_backend="gloo" if self.use_cpu else "nccl", verbose=False)
+        deepspeed.init_distributed(dist_backend="gloo" if self.use_cpu else "nccl", verbose=False)
 
 
 class PackedTrainer(Trainer):
