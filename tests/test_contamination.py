@@ -295,6 +295,7 @@ def test_the_command_removes_and_lists_and_goes_on_after_sigkill(corpus, tmp_pat
         if process.returncode in (ExitCode.DONE, ExitCode.FAILED_ITEMS):
             break
         half_written = cut / ".contamination.md.killed.tmp"  # as a kill in the last second leaves it
+        cut.mkdir(exist_ok=True)  # a kill in the first moment comes before the folder
         half_written.touch()
         os.utime(half_written, (0, 0))
     process = run(cut, stdout=subprocess.DEVNULL)
