@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     MISSING_INPUT = 3
     ENVIRONMENT = 4
     FAILED_ITEMS = 5
+    STOPPED = 143  # as after SIGTERM: not done, the same command goes on
 
 
 EXIT_CODE_FILE = "EXIT_CODE_FILE"  # environment variable: where processes under torchrun leave their exit code
@@ -190,6 +191,7 @@ def run(main: Callable[[], int | None]) -> None:
     if code and EXIT_CODE_FILE in os.environ:
         with contextlib.suppress(FileExistsError), open(os.environ[EXIT_CODE_FILE], "x") as file:
             file.write(str(code))  # the first error is the cause; the others follow from it
-        if code == ExitCode.FAILED_ITEMS:  # torchrun would take it for a crash and kill the other processes
+        # torchrun would take it for a crash and kill the other processes.
+        if code in (ExitCode.FAILED_ITEMS, ExitCode.STOPPED):
             code = 0
     sys.exit(code)

@@ -7,7 +7,8 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -78,36 +79,66 @@ def read_json(path: Path | str) -> Any:
 
 
 class Journal:
-    """An append-only JSON-lines file that survives SIGKILL: a cut last line is dropped when it is opened again."""
+    """An append-only JSON-lines file that survives SIGKILL: a cut last line is dropped when it is opened again.
 
-    def __init__(self, path: Path | str):
+    Args:
+        path: the file; made if absent.
+        on_row: called with each row, those already there included, and the row's place for `read`. Without it the rows
+            are kept in `rows`.
+        seconds_to_disk: a row is with the system at once, so that no kill loses it; when the next one is appended so
+            many seconds after the last flush to the disk, all are flushed (a flush takes milliseconds, and a power cut
+            costs the rows since the last one).
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        on_row: Callable[[dict[str, Any], int], None] | None = None,
+        seconds_to_disk: float = 0.0,
+    ):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, Any]] = []
-        good_bytes = 0
-        if self.path.exists():
-            with open(self.path, "rb") as file:
-                for line in file:
-                    try:
-                        row = json.loads(line)
-                    except (json.JSONDecodeError, UnicodeDecodeError):
-                        break
-                    if not line.endswith(b"\n"):
-                        break
-                    self.rows.append(row)
-                    good_bytes += len(line)
-        self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
-        self._file.truncate(good_bytes)
+        self._on_row = on_row or (lambda row, _: self.rows.append(row))
+        self._seconds_to_disk, self._flushed = seconds_to_disk, time.monotonic()
+        self._num_bytes = 0
+        self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._file.seek(0)
+        for line in self._file:
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            self._take(row, line)
+        self._file.truncate(self._num_bytes)
+
+    def _take(self, row: dict[str, Any], line: bytes) -> None:
+        self._on_row(row, self._num_bytes)
+        self._num_bytes += len(line)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows and force them to disk before returning."""
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        """Write rows; they are with the system, and by `seconds_to_disk` on the disk, before it returns."""
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        self._file.write(b"".join(lines))
         self._file.flush()
-        os.fsync(self._file.fileno())
-        self.rows.extend(rows)
+        if time.monotonic() - self._flushed >= self._seconds_to_disk:
+            os.fsync(self._file.fileno())
+            self._flushed = time.monotonic()
+        for row, line in zip(rows, lines, strict=True):
+            self._take(row, line)
+
+    def read(self, place: int) -> dict[str, Any]:
+        """The row at a place that `on_row` was given."""
+        self._file.seek(place)
+        return json.loads(self._file.readline())
 
     def close(self) -> None:
-        self._file.close()
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
 
 def fingerprint(value: Any) -> str:

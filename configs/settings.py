@@ -254,8 +254,11 @@ def _help(reader: _Reader, description: str) -> str:
     return "\n".join(lines)
 
 
-def check(*classes: type, argv: list[str] | None = None) -> None:
+def check(*classes: type, argv: list[str] | None = None) -> dict[str, Any]:
     """Refuse what `parse` would refuse of a command line by its names and types alone; builds nothing.
+
+    Returns:
+        What is set by name, on the command line or in the file of --config.
 
     Raises:
         SettingsError: naming every unknown, missing or wrong setting, with near names.
@@ -263,6 +266,7 @@ def check(*classes: type, argv: list[str] | None = None) -> None:
     reader = _Reader(classes)
     reader.read_words(sys.argv[1:] if argv is None else argv)
     reader.refuse()
+    return reader.values
 
 
 def parse(description: str, *classes: type, argv: list[str] | None = None) -> list[Any]:

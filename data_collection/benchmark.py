@@ -13,10 +13,11 @@ from typing import Any
 from configs import records
 from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_open, file_identity
-from configs.languages import LANGUAGES, language
+from configs.languages import language
 from configs.progress import log
 from data_collection.contamination import TestQuestions, question_text
-from data_collection.questions.mmedbench import Split, to_row
+from data_collection.question_files import write_questions
+from data_collection.questions.mmedbench import Split
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import SOURCE_SETS, find_set_files, read_source_set, source_set
 
@@ -50,7 +51,7 @@ def build_benchmark(settings: Any) -> int:
             splits = {split: list(_without_images(rows, removed)) for split, rows in splits.items()}
         num_before = {split: Counter(question.lang for question in rows) for split, rows in splits.items()}
         splits = remove_repeated(splits["Train"], splits["Test"], removed)
-        write_benchmark(splits, settings.output_dir)
+        write_questions(((split, question) for split, rows in splits.items() for question in rows), settings.output_dir)
         with atomic_open(settings.output_dir / REMOVED_FILE) as file:
             file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in removed)
         counts = _counts(num_before, splits)
@@ -154,16 +155,6 @@ def remove_repeated(
         else:
             clean.append(question)
     return {**kept, "Train": clean}
-
-
-def write_benchmark(splits: dict[Split, list[Question]], output_dir: Path) -> None:
-    """Write Train/ and Test/LANGUAGE.jsonl."""
-    for split, questions in splits.items():
-        for code in LANGUAGES:
-            rows = [to_row(question) for question in questions if question.lang == code]
-            if rows:
-                with atomic_open(output_dir / split / f"{language(code).name}.jsonl") as file:
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _counts(num_before: dict[Split, Counter[str]], splits: dict[Split, list[Question]]) -> dict[str, Any]:

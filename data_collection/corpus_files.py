@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import FailedItems
-from data_collection.documents import MAX_DOCUMENT_BYTES, read_lines
+from data_collection.document_files import MAX_DOCUMENT_BYTES, read_lines
 from data_collection.mappings import CorpusMapping, Row
 
 MAX_TABLE_CHARACTERS = 2**24  # of a line and of a field of csv and tsv files, which Python holds at four bytes each

@@ -6,29 +6,24 @@ checked by people. The checks here are those that a program can make before.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from configs import records
-from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
-from configs.files import Journal, fingerprint, read_json
-from configs.languages import language
+from configs.errors import FailedItems
+from configs.files import fingerprint
 from configs.progress import Progress, log
-from data_collection import quality
-from data_collection.benchmark import write_benchmark
-from data_collection.detection import MIN_OWN_PROBABILITY, own_probability
+from data_collection.asking import LATER_TEMPERATURE, Attempts, ask_until_good, model_of_finished, sampling
+from data_collection.question_files import QuestionFiles, write_questions
 from data_collection.questions.answers import parse_answer, split_answer
-from data_collection.questions.mmedbench import Split, find_files, read_questions
 from data_collection.questions.question import Question
+from data_collection.replies import CUT, ECHO, MAX_ECHOED, REFUSAL, refuses, share_echoed, text_problem
 from data_collection.server_settings import ServerSettings
-from data_collection.servers import Answer, Request, Server
+from data_collection.servers import Request, Server
 
 _JOURNAL = "attempts.jsonl"
 _ANSWER = "### Answer:"
-LATER_TEMPERATURE = 0.7  # the first attempt is greedy; the same again would be the same
 
 # What is asked, in the question's own language; {letters} are the right options'.
 _INSTRUCTIONS = {
@@ -75,23 +70,6 @@ _INSTRUCTIONS = {
     ),
 }
 
-# How a model says that it will not answer, near the beginning of what it writes.
-_REFUSAL = re.compile(
-    r"\bas an ai\b|\bi(?:'m| am) (?:sorry|unable)|\bi apologi[sz]e"
-    r"|\bi (?:can(?:no|')t|am not able to) (?:help|assist|provide|answer|give)"
-    r"|\bje suis désolé|\bje ne peux pas (?:répondre|fournir|vous aider)|\ben tant qu['’](?:ia|intelligence)"
-    r"|\blo siento|\bno puedo (?:ayudar|responder|proporcionar)|\bcomo (?:una? )?(?:ia|inteligencia artificial)\b"
-    r"|\bизвините|\bя не могу (?:ответить|помочь|предоставить)|\bкак (?:ии\b|языковая модель)"
-    r"|\bes tut mir leid|\bich kann (?:ihnen )?(?:leider )?nicht (?:helfen|antworten)|\bals ki\b"
-    r"|抱歉|对不起|我无法(?:回答|提供|帮助)|作为(?:一个)?(?:人工智能|AI|语言模型)"
-    r"|申し訳(?:ありません|ございません)|お答えできません|AIとして"
-    r"|عذر[اًا]|آسف|لا أستطيع (?:الإجابة|المساعدة)|क्षमा करें|मैं .{0,20}असमर्थ",
-    re.IGNORECASE,
-)
-_REFUSAL_WITHIN = 200  # characters from the start
-_KANA, _HAN = re.compile("[\u3041-\u30fa\uff66-\uff9d]"), re.compile("[\u3400-\u9fff]")
-_SENTENCE_END = tuple('.!?。！？؟।…)）」』”"»*:：')
-
 
 def rationale_request(question: Question, max_new_tokens: int, attempt: int) -> Request:
     """What is asked for a question's rationale; later attempts are sampled, each with a seed of its own."""
@@ -99,58 +77,61 @@ def rationale_request(question: Question, max_new_tokens: int, attempt: int) -> 
     instruction = _INSTRUCTIONS[question.lang].format(letters=letters, answer=_ANSWER)
     options = "\n".join(f"{letter}. {text}" for letter, text in question.options.items())
     message = {"role": "user", "content": f"{question.question}\n{options}\n\n{instruction}"}
-    options_of_request = {"temperature": LATER_TEMPERATURE, "seed": attempt} if attempt else {}
-    return Request(question.id, [message], max_new_tokens, options_of_request)
+    return Request(question.id, [message], max_new_tokens, sampling(attempt))
 
 
 def check_rationale(text: str, hit_limit: bool, question: Question) -> tuple[str, str]:
     """The rationale in what a server wrote, and what is wrong with it ("" for nothing).
 
-    Wrong is: cut at the limit; a refusal; no answer at the end, or another one than the question's; too short or full
-    of repetitions (`quality.problem`); in another language; broken off.
+    Wrong is: cut at the limit; a refusal; mostly the question and the instructions again; no answer at the end, or
+    another one than the question's; too short or full of repetitions (`quality.problem`); in another language; broken
+    off.
     """
     if hit_limit:
-        return "", "cut at the limit"
+        return "", CUT
     rationale = split_answer(text)[0].strip("*#“«「 \n")
-    if _REFUSAL.search(text[:_REFUSAL_WITHIN]):
-        return rationale, "a refusal"
+    if refuses(text):
+        return rationale, REFUSAL
+    asked = rationale_request(question, 0, 0).messages[0]["content"]
+    if share_echoed(rationale, asked, question.lang) > MAX_ECHOED:
+        return rationale, ECHO
     answer = parse_answer(text, question.options)
     if answer is None:
         return rationale, "does not end with an answer"
     if answer != question.answers:
         return rationale, f"argues for {', '.join(answer)} instead of {', '.join(question.answers)}"
-    reason, number = quality.problem(rationale, question.lang)
-    if reason:
-        return rationale, f"{reason} ({number:.3g})"
-    if not _in_language(rationale, question.lang):
-        return rationale, "in another language"
-    if not rationale.endswith(_SENTENCE_END):
-        return rationale, "broken off"
-    return rationale, ""
+    return rationale, text_problem(rationale, question.lang)
 
 
-def _in_language(text: str, lang: str) -> bool:
-    # The model takes short Chinese texts for Japanese (2 of 42 in our sample); their characters tell them apart.
-    if lang in ("zh", "ja"):
-        num_kana, num_han = len(_KANA.findall(text)), len(_HAN.findall(text))
-        own = num_han + num_kana
-        return 2 * own > sum(map(str.isalpha, text)) and (num_kana > 0.1 * own) == (lang == "ja")
-    return own_probability(text, lang, "fasttext") >= MIN_OWN_PROBABILITY["fasttext"]
+@dataclass(frozen=True)
+class _Explained:
+    """A question as something to ask a rationale for (`asking.Item`)."""
+
+    question: Question
+    max_new_tokens: int
+
+    @property
+    def id(self) -> str:
+        return self.question.id
+
+    def request(self, attempt: int, earlier: list[Any]) -> Request:
+        return rationale_request(self.question, self.max_new_tokens, attempt)
+
+    def check(self, text: str, hit_limit: bool, earlier: list[Any]) -> tuple[str, str]:
+        return check_rationale(text, hit_limit, self.question)
 
 
 def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
     """Ask, check, ask again, write; returns the exit code (5: some questions have no good rationale)."""
     failed = FailedItems()
-    splits = _read(settings.input, settings.languages, failed)
-    questions = {question.id: question for rows in splits.values() for question in rows}
-    wanted = [question for question in questions.values() if settings.replace or not question.rationale]
+    questions = QuestionFiles(settings.input, settings.languages, failed)
     server = None
-    model = _model_of_finished(settings.output_dir, server_settings.server_model)
+    model = model_of_finished(settings.output_dir, server_settings.server_model)
     if model is None:
         server = Server(server_settings)
         model = server.model
     identity = {
-        "questions": fingerprint([[q.id, q.question, q.options, q.answers, q.rationale] for q in questions.values()]),
+        "questions": questions.identity,
         "prompts": fingerprint([_INSTRUCTIONS, LATER_TEMPERATURE]),
         "model": model,
         **{name: getattr(settings, name) for name in ("max_new_tokens", "max_attempts", "replace")},
@@ -161,142 +142,48 @@ def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
         return records.exit_code(done)
     server = server or Server(server_settings)
     described = {**records.plain(settings), **records.plain(server_settings)}
+
+    def wanted() -> Iterator[_Explained]:
+        for _, question in questions.read():
+            if settings.replace or not question.rationale:
+                yield _Explained(question, settings.max_new_tokens)
+
     with records.run_record(settings.output_dir, "rationales", described, identity) as record:
-        journal = Journal(settings.output_dir / _JOURNAL)
-        good_before = {row["id"] for row in journal.rows if not row["problem"]}
-        _log_cost(server, [question for question in wanted if question.id not in good_before], settings)
-        good = ask_until_good(server, wanted, journal, settings.max_new_tokens, settings.max_attempts)
-        journal.close()
-        last = {row["id"]: row["problem"] for row in journal.rows}
-        for question in wanted:
-            if question.id not in good:
+        attempts = Attempts(settings.output_dir / _JOURNAL)
+        num_wanted = sum(1 for _ in wanted())
+        num_good = sum(attempts.is_good(item.id) for item in wanted())
+        most = server.estimate(item.request(0, []) for item in wanted() if not attempts.is_good(item.id))
+        log.info(
+            f"{num_wanted - num_good:,} rationales to write with {server.model}"
+            + (f", about {most:.2f} at most when each is good at the first attempt" if most else "")
+        )
+        progress = Progress("rationales", num_wanted, "questions", done=num_good)
+        ask_until_good(server, wanted, attempts, settings.max_attempts, progress)
+        for item in wanted():
+            if not attempts.is_good(item.id):
                 tried = f"no good rationale in {settings.max_attempts} attempts"
-                failed.add(question.id, f"{tried}; the last: {last[question.id]}")
-        filled = {
-            split: [_with(question, good.get(question.id), server.model) for question in rows]
-            for split, rows in splits.items()
-        }
-        write_benchmark(filled, settings.output_dir)
+                failed.add(item.id, f"{tried}; the last: {attempts.last_problem(item.id)}")
+        write_questions(
+            ((split, _explained(question, attempts, server.model)) for split, question in questions.read()),
+            settings.output_dir,
+        )
         failed.write(settings.output_dir / "failures.jsonl")
-        problems = Counter(re.sub(r" \(.*| [A-H](?:,| instead).*", "", row["problem"]) for row in journal.rows)
-        figures = {"asked": len(wanted), "written": len(good), "attempts": len(journal.rows)}
-        cost = round(sum(row["cost"] for row in journal.rows), 6)
-        record.finish("finished", len(failed), model=server.model, problems=dict(problems), cost=cost, **figures)
-    log.info(f"{len(good):,} of {len(wanted):,} rationales written, {server.spent:.4f} spent now")
+        num_good = sum(attempts.is_good(item.id) for item in wanted())
+        figures = {"asked": num_wanted, "written": num_good, "attempts": attempts.num_rows}
+        cost = round(attempts.cost, 6)
+        attempts.close()
+        record.finish(
+            "finished", len(failed), model=server.model, problems=dict(attempts.problems), cost=cost, **figures
+        )
+    log.info(f"{num_good:,} of {num_wanted:,} rationales written, {server.spent:.4f} spent now")
     print(settings.output_dir)
     return failed.exit_code
 
 
-def _read(folder: Path, languages: list[str] | None, failed: FailedItems) -> dict[Split, list[Question]]:
-    """The questions of both splits, in the languages asked for.
-
-    Raises:
-        MissingInputError: there are none, or none in one of the languages.
-    """
-    splits: dict[Split, list[Question]] = {}
-    wanted = {language(name).code for name in languages or ()}
-    for split in ("Train", "Test"):
-        try:
-            files = find_files(folder, split)
-        except MissingInputError:
-            continue
-        chosen = [path for code, path in files.items() if not wanted or code in wanted]
-        splits[split] = [question for path in chosen for question in read_questions(path, split, failed)]
-    missing = wanted - {question.lang for rows in splits.values() for question in rows}
-    if missing or not any(splits.values()):
-        raise MissingInputError(
-            "there are no questions" + (f" in {', '.join(sorted(missing))}" if missing else ""),
-            where=folder,
-            wanted="Train/LANGUAGE.jsonl or Test/LANGUAGE.jsonl",
-            todo="give a folder of questions in MMedBench's layout to --input",
-        )
-    return splits
-
-
-def _model_of_finished(output_dir: Path, asked: str | None) -> str | None:
-    """The model of a finished run in the folder, where it may be the one asked for: its server need not answer."""
-    path = output_dir / "run.json"
-    old = read_json(path) if path.is_file() else {}
-    model = (old.get("identity") or {}).get("model")
-    return model if old.get("status") == "finished" and asked in (None, model) else None
-
-
-def _log_cost(server: Server, wanted: list[Question], settings: Any) -> None:
-    requests = (rationale_request(question, settings.max_new_tokens, 0) for question in wanted)
-    cost = server.estimate(requests)
-    log.info(
-        f"{len(wanted):,} rationales to write with {server.model}"
-        + (f", about {cost:.2f} at most when each is good at the first attempt" if cost else "")
-    )
-
-
-def ask_until_good(
-    server: Server, questions: list[Question], journal: Journal, max_new_tokens: int, max_attempts: int
-) -> dict[str, str]:
-    """Question id to its good rationale; attempts that the journal has are not made again.
-
-    In rounds: all questions once, then those without a good rationale again, up to `max_attempts` times. A request that
-    the server did not answer at all is no attempt.
-
-    Raises:
-        EnvironmentFailure: there are such questions; all others had their attempts.
-    """
-    by_id = {question.id: question for question in questions}
-    attempts: Counter[str] = Counter()
-    good: dict[str, str] = {}
-    for row in journal.rows:
-        attempts[row["id"]] += 1
-        if not row["problem"]:
-            good[row["id"]] = row["rationale"]
-    progress = Progress("rationales", len(questions), "questions", done=len(good))
-
-    unanswered: dict[str, str] = {}
-
-    def on_answer(answer: Answer) -> None:
-        if answer.text is None and not answer.is_final:
-            unanswered[answer.key] = answer.error or ""
-            return
-        question = by_id[answer.key]
-        rationale, problem = "", answer.error or ""
-        if answer.text is not None:
-            rationale, problem = check_rationale(answer.text, answer.hit_limit, question)
-        row = {
-            "id": answer.key,
-            "attempt": attempts[answer.key],
-            "problem": problem,
-            "rationale": rationale,
-            "output": answer.text,
-            "model": answer.model,
-            "num_prompt_tokens": answer.num_prompt_tokens,
-            "num_new_tokens": answer.num_new_tokens,
-            "num_tries": answer.num_tries,
-            "cost": server.cost(answer.num_prompt_tokens, answer.num_new_tokens),
-            "seconds": round(answer.seconds, 3),
-        }
-        journal.append([row])
-        attempts[answer.key] += 1
-        if not problem:
-            good[answer.key] = rationale
-            progress.advance(1)
-
-    for attempt in range(max_attempts):
-        left = (q for q in questions if q.id not in good and q.id not in unanswered and attempts[q.id] <= attempt)
-        server.ask((rationale_request(question, max_new_tokens, attempts[question.id]) for question in left), on_answer)
-    progress.close()
-    if unanswered:
-        key, error = next(iter(unanswered.items()))
-        raise EnvironmentFailure(
-            f"{len(unanswered):,} questions were not answered",
-            where=server.settings.server_url,
-            found=f"{key}: {error}",
-            wanted="an answer to each",
-            todo="the same command asks these again, and only these",
-        )
-    return good
-
-
-def _with(question: Question, rationale: str | None, model: str) -> Question:
-    if rationale is None:
+def _explained(question: Question, attempts: Attempts, model: str) -> Question:
+    """The question with its new rationale, or as it was where it has none."""
+    results = attempts.results(question.id)
+    if not results:
         return question
     checked = {"human_checked": False, "human_check_passed": False}
-    return replace(question, rationale=rationale, meta={**question.meta, "rationale_model": model}, **checked)
+    return replace(question, rationale=results[-1], meta={**question.meta, "rationale_model": model}, **checked)

@@ -23,7 +23,8 @@ from configs.errors import FailedItems
 from configs.files import fingerprint
 from configs.languages import language
 from data_collection.detection import MAX_CHARACTERS, MIN_OWN_PROBABILITY, Detector, own_probability
-from data_collection.documents import SCHEMA, DocumentWriter, Shard, read_batches
+from data_collection.document_rows import SCHEMA
+from data_collection.documents import DocumentWriter, Shard, read_batches
 from data_collection.jobs import shard_files
 from data_collection.keywords import KeywordMatcher, read_keywords, utf8_buffers
 from data_collection.personal_data import mask

@@ -64,6 +64,7 @@ class ShardJob:
         outputs: the files that `work` writes for a shard.
         unit: what a shard is, for progress.
         tidy: removes what only an unfinished shard needs; called with a shard and its marker, when that is written.
+        spreads: a plain sbatch spreads the work over an array.
     """
 
     stage: str
@@ -73,6 +74,7 @@ class ShardJob:
     outputs: Callable[[Any], Sequence[Path]]
     unit: str = "files"
     tidy: Tidy | None = None
+    spreads: bool = True
 
     def marker_path(self, item: Item) -> Path:
         """The file whose presence says that the shard is done."""
@@ -305,7 +307,7 @@ def run_shard_job(
             failed_here = any(marker["failed"] for _, marker in markers(job, share))
             return ExitCode.FAILED_ITEMS if failed_here else ExitCode.DONE
     with run_record(job.output_dir, job.stage, vars(settings), identity) as record:
-        if count == 1 and "SLURM_JOB_ID" in os.environ and ARRAY_SCRIPT in os.environ:
+        if count == 1 and job.spreads and "SLURM_JOB_ID" in os.environ and ARRAY_SCRIPT in os.environ:
             _spread(job, items, num_processes)
         do_shards(job, items, num_processes)
         failed = FailedItems()

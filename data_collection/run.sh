@@ -13,9 +13,9 @@ set -euo pipefail
 # sbatch runs a copy of this script, so only plain bash can tell the repository from the script's own place.
 if [[ -n ${SLURM_JOB_ID:-} ]]; then cd "$SLURM_SUBMIT_DIR"; else cd "$(dirname "${BASH_SOURCE[0]}")/.."; fi
 step=${1:-}
-if [[ ! -f data_collection/run.sh || ! $step =~ ^(ocr|web|merge|filter|preview|calibrate|dedup|decontaminate|report|build_benchmark|rationales)$ ]]; then
+if [[ ! -f data_collection/run.sh || ! $step =~ ^(ocr|web|merge|filter|preview|calibrate|dedup|decontaminate|report|build_benchmark|rationales|rewrite|translate|topics|describe)$ ]]; then
   echo "usage, from the repository root: data_collection/run.sh ocr|web|merge|filter|preview|calibrate|dedup|decontaminate|" \
-    "report|build_benchmark|rationales ARGUMENTS... (found '$step' in $PWD)" >&2
+    "report|build_benchmark|rationales|rewrite|translate|topics|describe ARGUMENTS... (found '$step' in $PWD)" >&2
   exit 2
 fi
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.settings import setting
+
+BYTES_PER_TOKEN = 3  # of UTF-8 text, on the dear side: what a request may cost must be known before it is sent
 
 
 @dataclass
@@ -24,6 +26,15 @@ class ServerSettings:
     input_price: float = setting(0.0, "price of a million prompt tokens")
     output_price: float = setting(0.0, "price of a million tokens of answer")
     budget: float | None = setting(None, "the most that this command may spend, in the currency of the prices")
+
+    def share(self, number: int) -> ServerSettings:
+        """The settings of one of so many tasks that ask a server at once: its part of the limits and of the budget."""
+        parts = {
+            name: value / number
+            for name in ("requests_per_minute", "tokens_per_minute", "budget")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **parts)
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""

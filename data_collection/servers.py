@@ -20,10 +20,10 @@ from aiolimiter import AsyncLimiter
 
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.progress import log
-from data_collection.server_settings import ServerSettings
+from data_collection.server_settings import BYTES_PER_TOKEN, ServerSettings
 
+_REPLACED = {"max_tokens": "max_completion_tokens", "temperature": "", "seed": ""}
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a second try, doubled at each further one
-BYTES_PER_TOKEN = 3  # of UTF-8 text, on the dear side: what a request may cost must be known before it is sent
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Server:
     def __init__(self, settings: ServerSettings):
         self.settings, self.spent, self._reserved, self._in_flight = settings, 0.0, 0.0, 0
         self._foreign: set[str] = set()
+        self._names: dict[str, str] = {}  # of the fields that this server takes under another name, or "" for not
         self.model = asyncio.run(self._check())
 
     def cost(self, num_prompt_tokens: int, num_new_tokens: int) -> float:
@@ -158,8 +159,43 @@ class Server:
                 todo="--server_model NAME",
             )
         if wanted and served and wanted not in served:
-            raise self._unknown_model(wanted, ", ".join(served[:20]))
+            await self._try_unlisted(wanted, served)
         return wanted or served[0]
+
+    async def _try_unlisted(self, wanted: str, served: list[str]) -> None:
+        """A server may list other models than it answers with (`transformers serve` lists a cache): one token tells."""
+        request = Request(None, [{"role": "user", "content": "?"}], 1)
+        try:
+            async with self._client() as client:
+                await client.chat.completions.create(model=wanted, **self._fields_of(request))
+        except openai.APIStatusError as error:
+            if _passes(error):
+                return  # it is busy; the first real request is tried again and again
+            raise self._unknown_model(wanted, f"{', '.join(served[:20])}; {_short(error)}") from None
+        except (openai.APIError, json.JSONDecodeError):
+            return
+        log.info(f"{self.settings.server_url} does not list {wanted}, but answers with it")
+
+    def _fields_of(self, request: Request) -> dict[str, Any]:
+        """The request's fields under the names that this server takes; those that it does not take are left out."""
+        fields = {
+            "messages": request.messages,
+            "max_tokens": request.max_new_tokens,
+            "temperature": 0,
+            **request.options,
+        }
+        return {new: value for name, value in fields.items() if (new := self._names.get(name, name))}
+
+    def _adapt(self, refused: Exception) -> bool:
+        """Whether a refused request is to be sent again in other words: newer hosted models take no `max_tokens`, and
+        reasoning models no temperature."""
+        name, code = getattr(refused, "param", None), str(getattr(refused, "code", ""))
+        if name not in _REPLACED or not code.startswith("unsupported"):
+            return False
+        if name not in self._names:
+            self._names[name] = _REPLACED[name]
+            log.info(f"{self.settings.server_url} does not take {name}: asking with {_REPLACED[name] or 'its default'}")
+        return True
 
     def _wrong_key(self, error: Exception) -> SettingsError:
         variable = self.settings.api_key_variable
@@ -234,19 +270,16 @@ class Server:
 
     async def _ask_one(self, client: Any, request: Request, limits: list[tuple[AsyncLimiter, bool]]) -> Answer:
         start, error, is_final, num_tries = time.monotonic(), "", False, 0
-        while num_tries <= self.settings.max_retries:
+        most_tries = self.settings.max_retries + 1
+        while num_tries < most_tries:
             for limiter, of_tokens in limits:
                 await limiter.acquire(min(sum(request.most_tokens), limiter.max_rate) if of_tokens else 1)
             num_tries += 1
             try:
                 # A limit on the whole: the client's own is on each silence, which a server that drips bytes never hits.
                 async with asyncio.timeout(self.settings.request_timeout):
-                    reply = await client.chat.completions.create(
-                        model=self.model,
-                        messages=request.messages,
-                        max_tokens=request.max_new_tokens,
-                        **{"temperature": 0, **request.options},
-                    )
+                    fields = self._fields_of(request)
+                    reply = await client.chat.completions.create(model=self.model, **fields)
                 return self._answer(request, reply, num_tries, time.monotonic() - start)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as refused:
                 raise self._wrong_key(refused) from None
@@ -255,11 +288,14 @@ class Server:
             except (openai.APIError, json.JSONDecodeError, TimeoutError, _Malformed) as failure:
                 if getattr(failure, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
                     raise self._wrong_key(failure) from None
+                if getattr(failure, "param", None) in fields and self._adapt(failure):
+                    most_tries += 1
+                    continue
                 error = f"{type(failure).__name__}: {_short(failure)}"
                 if not _passes(failure):
                     is_final = True
                     break
-                if num_tries <= self.settings.max_retries:
+                if num_tries < most_tries:
                     await asyncio.sleep(_wait(num_tries, failure))
         seconds = time.monotonic() - start
         return Answer(request.key, None, error, is_final, False, self.model, 0, 0, num_tries, seconds)

@@ -7,23 +7,37 @@ message before them or without.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.errors import FailedItems, MissingInputError
-from data_collection.documents import read_lines
+from configs.errors import FailedItems, MissingInputError, SettingsError
+from data_collection.document_files import read_lines
+from finetune.encoding import special_names
 from finetune.styles import Style, apply_template, without_start
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_MARK = "MESSAGE-8C41-"
 
 
 class Piece(NamedTuple):
-    """A stretch of text, and whether it is taught (then an end token follows it) or only read."""
+    """A stretch of text in parts, a template's and people's in turn (`encoding.encode`), and whether it is taught (then
+    an end token follows it) or only read."""
 
-    text: str
+    parts: tuple[str, ...]
     taught: bool
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.parts)
+
+
+def said(text: str, taught: bool) -> Piece:
+    """A piece that is people's words alone."""
+    return Piece(("", text), taught)
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ def _with_cues(conversation: Conversation, style: Style) -> list[Piece]:
     pieces, text = [], ""
     for role, content in conversation.messages:
         if role == "assistant":
-            pieces += [Piece(text, False), Piece(style.lead + content, True)]
+            pieces += [said(text, False), said(style.lead + content, True)]
             text = "\n\n"
         else:
             text += content + ("\n\n" if role == "system" else style.response_cue)
@@ -133,10 +147,50 @@ def _by_template(conversation: Conversation, style: Style, tokenizer: Any) -> li
         if role != "assistant":
             continue
         asked = apply_template(tokenizer, messages[:place], asking=True)
+        quoted = _quoted(messages[:place], asked, tokenizer)
         if so_far is not None and asked.startswith(so_far):
-            examples[-1].append(Piece(asked[len(so_far) :], False))
+            examples[-1].append(_piece(asked, len(so_far), quoted))
         else:
-            examples.append([Piece(without_start(asked, tokenizer), False)])
-        examples[-1].append(Piece(style.lead + content, True))
+            examples.append([_piece(asked, len(asked) - len(without_start(asked, tokenizer)), quoted)])
+        examples[-1].append(said(style.lead + content, True))
         so_far = asked + style.lead + content + (style.end or tokenizer.eos_token)
     return examples
+
+
+def _quoted(messages: list[dict[str, str]], asked: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Where the messages stand in a template's text, (start, end) of each, if one of them names a special token.
+
+    Raises:
+        SettingsError: the template changes one, so that its words cannot be told from the template's own.
+    """
+    special = special_names(tokenizer)
+    if not any(special.search(message["content"]) for message in messages):
+        return []
+    marked = [{**message, "content": f"{_MARK}{number}."} for number, message in enumerate(messages)]
+    frames = re.split(rf"{_MARK}\d+\.", apply_template(tokenizer, marked, asking=True))
+    places, end = [], 0
+    for frame, message in zip(frames, messages, strict=False):
+        start = end + len(frame)
+        end = start + len(message["content"])
+        places.append((start, end))
+    if len(frames) != len(messages) + 1 or asked != "".join(
+        frame + message["content"] for frame, message in zip(frames, [*messages, {"content": ""}], strict=True)
+    ):
+        raise SettingsError(
+            "the chat template changes a message that names a special token",
+            where=tokenizer.name_or_path,
+            found=next(name[0] for message in messages if (name := special.search(message["content"]))),
+            wanted="messages in the template as they are, to tell their words from the template's own",
+            todo="--prompt_style plain, or take the name out of the message",
+        )
+    return places
+
+
+def _piece(text: str, begin: int, quoted: list[tuple[int, int]]) -> Piece:
+    """What is read of a template's text from `begin` on."""
+    parts = []
+    for start, end in quoted:
+        if start >= begin:
+            parts += [text[begin:start], text[start:end]]
+            begin = end
+    return Piece((*parts, text[begin:]), False)

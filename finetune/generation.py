@@ -63,7 +63,7 @@ class _Watch(StoppingCriteria):
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     max_new_tokens: int,
     batch_size: int,
     skip: frozenset[int] = frozenset(),
@@ -75,7 +75,7 @@ def generate(
 
     Args:
         model: causal language model on its device, in eval mode.
-        prompts: texts, given to the model as they are.
+        prompts: token ids (`encoding.encode_prompts`), or texts, which the tokenizer reads as they are.
         max_new_tokens: limit a prompt; no answer is forced at it.
         skip: indices of prompts that need no answer; a batch is left out when all of its prompts are in it.
         repetition_penalty: divides the scores of tokens that the answer has already (Keskar et al. 2019, CTRL, section
@@ -83,7 +83,7 @@ def generate(
         on_token: called after every token of a batch with the number of new ones, for progress.
         end_tokens: ids that end an answer beside the tokenizer's end token (a chat template may have one of its own).
     """
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    encoded = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts]
     end_tokens |= {tokenizer.eos_token_id}
     # A model's own generation_config may sample or penalise; greedy means the same for every model.
     config = GenerationConfig(

@@ -16,6 +16,7 @@ from configs.progress import log
 from data_collection.questions.question import Question
 from finetune.prompts import PROMPT_FILE, beside, render_prompt
 from pretrain.models import base_of, find_model, is_adapter, load_model, load_tokenizer, model_identity
+from pretrain.older_readers import write_for_older_readers
 
 MAX_DIFFERENCE = 1e-4  # of a logit, between float32 weights
 ADAPTER_RUN_FILE = "finetune_run.json"
@@ -80,6 +81,7 @@ def _save_merged(adapter: str, tokenizer: Any, precision: str, folder: Path) -> 
     dtype = _stored_dtype(base_of(adapter)) if precision == "base" else getattr(torch, precision)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_for_older_readers(folder)
     del model
     saved = _largest_difference(_logits(load_model(str(folder), torch.float32).eval(), prompts), wanted)
     if dtype == torch.float32:  # rounding to another precision moves the logits, and is what was asked for

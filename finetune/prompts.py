@@ -7,7 +7,7 @@ were taught another prompt (`check_prompt`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from finetune.styles import PLAIN, Style, StyleName
 
 Kind = Literal["with_rationale", "answer_only"]
 KINDS: tuple[Kind, ...] = ("with_rationale", "answer_only")
+# A cloze is never taught: the question without its options, whose texts are scored in the place of the answer.
+PromptKind = Literal[Kind, "cloze"]
 PROMPT_FILE = "prompt.json"
 # Three Russian rows of MMedBench bring a heading of their own, one after the answer: "B. нет### Обоснование:".
 _OWN_HEADING = re.compile(r"[^#\n]{0,20}#{2,6} ?[^#\n:：]{1,20}[:：]\s*")
@@ -64,29 +66,44 @@ _INSTRUCTIONS: dict[str, tuple[str, str]] = {
 }
 
 
-def render_question(question: Question, kind: Kind, style: Style = PLAIN) -> str:
-    """The user's words alone: what a server that has its own chat template is sent."""
+def render_question(question: Question, kind: PromptKind, style: Style = PLAIN) -> str:
+    """The user's words alone: what a server that has its own chat template is sent. A cloze is the question alone."""
+    if kind == "cloze":
+        return question.question
     options = style.option_gap.join(f"{letter}. {text}" for letter, text in question.options.items())
     instruction = _INSTRUCTIONS[question.lang][KINDS.index(kind)]
     return style.body.format(instruction=instruction, question=question.question, options=options)
 
 
-def render_prompt(question: Question, kind: Kind, style: Style = PLAIN) -> str:
+def render_prompt(question: Question, kind: PromptKind, style: Style = PLAIN, examples: Sequence[Question] = ()) -> str:
     """The text a model is given, to which its tokenizer adds the start token if it has one.
 
     It ends where the completion begins, without a blank after the cue.
+
+    Args:
+        examples: questions with their answers, shown before it as the style teaches them (few-shot).
+
+    Raises:
+        ValueError: an example has no answer, or no rationale where one is to be shown.
     """
-    return style.before + render_question(question, kind, style) + style.after + style.cues[KINDS.index(kind)]
+    cue = style.after + style.cues[0 if kind == "with_rationale" else 1]
+    shown = [
+        render_question(example, kind, style) + cue + render_completion(example, kind, style) for example in examples
+    ]
+    return style.before + style.between.join([*shown, render_question(question, kind, style) + cue])
 
 
-def render_completion(question: Question, kind: Kind, style: Style = PLAIN) -> str:
-    """The text a model is taught to write after `render_prompt`, without the end token.
+def render_completion(question: Question, kind: PromptKind, style: Style = PLAIN) -> str:
+    """The text a model is taught to write after `render_prompt`, without the end token; of a cloze, which is not
+    taught, the right options' texts.
 
     Raises:
         ValueError: the question has no answer, or no rationale where one is to be taught.
     """
     if not question.answers:
         raise ValueError("the question has no answer")
+    if kind == "cloze":
+        return style.lead + ", ".join(question.options[letter] for letter in question.answers)
     answer = style.choice.format(style.letter_gap.join(question.answers))
     if kind == "answer_only":
         return style.lead + answer
@@ -96,6 +113,14 @@ def render_completion(question: Question, kind: Kind, style: Style = PLAIN) -> s
     if not rationale:
         raise ValueError("the question has no rationale")
     return style.lead + rationale + style.answer_cue + answer
+
+
+def render_options(question: Question, style: Style = PLAIN, *, as_text: bool) -> dict[str, str]:
+    """Letter of each option to what is scored as its answer: its text, behind the prompt of a cloze, or its letter as
+    `render_completion` teaches it, behind that of answer_only."""
+    if as_text:
+        return {letter: style.lead + text for letter, text in question.options.items()}
+    return {letter: style.lead + style.choice.format(letter) for letter in question.options}
 
 
 def prompt_record(style: Style = PLAIN, languages: Iterable[str] = tuple(_INSTRUCTIONS)) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Style:
         cues: what a prompt ends with: (with rationale, answer only).
         lead: what stands between the prompt and the model's first word.
         answer_cue: what stands between rationale and answer.
+        between: what stands between an example's answer and the next question of a few-shot prompt.
         choice: the answer, with {} in the place of its letters.
         letter_gap: what stands between two letters.
         end: the token that ends an answer; the tokenizer's own end token when empty.
@@ -45,6 +46,7 @@ class Style:
     cues: tuple[str, str] = ("\n\n### Rationale:", "\n\n### Answer:")
     lead: str = " "
     answer_cue: str = "\n\n### Answer: "
+    between: str = "\n\n"
     choice: str = "{}"
     letter_gap: str = ", "
     end: str = ""
@@ -84,10 +86,14 @@ def chat_style(tokenizer: Any) -> Style:
         SettingsError: there is no template, or the user's or the assistant's words do not come out of it unchanged.
     """
     user = {"role": "user", "content": _USER}
+    answer = {"role": "assistant", "content": _ANSWER}
     asked = apply_template(tokenizer, [user], asking=True)
-    answered = apply_template(tokenizer, [user, {"role": "assistant", "content": _ANSWER}], asking=False)
+    answered = apply_template(tokenizer, [user, answer], asking=False)
     before, found_user, after = asked.partition(_USER)
     said, found_answer, rest = answered.partition(_ANSWER)
+    # What ends an answer and begins the user's next turn; a template may close the last turn in another way.
+    asked_again = apply_template(tokenizer, [user, answer, user], asking=True)
+    between = asked_again.partition(_ANSWER)[2].partition(_USER)[0]
     if not (found_user and found_answer):
         raise SettingsError(
             "the chat template leaves out what is said",
@@ -104,6 +110,7 @@ def chat_style(tokenizer: Any) -> Style:
         after=after,
         cues=("", ""),
         lead=lead,
+        between=between,
         end=first_special(rest, tokenizer) or "",
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +19,16 @@ from data_collection.questions.mmedbench import find_files
 from data_collection.questions.question import Question
 from finetune import adapters
 from finetune.conversations import Conversation
+from finetune.development import FinetuneTrainer
 from finetune.examples import (
     PackedExamples,
     Segment,
-    conversation_segments,
     find_benchmark,
-    leave_out_test_questions,
-    read_train,
-    split_dev,
-    to_segments,
+    segments_of,
 )
-from finetune.mixtures import mixing_order, parse_mixture, read_source
+from finetune.mixtures import mixing_order, parse_mixture
 from finetune.prompts import KINDS, check_prompt, prompt_record, save_prompt, taught_style
+from finetune.rows import read_rows, write_contaminated
 from finetune.styles import Style, StyleName, find_style
 from pretrain.attention import can_be_packed
 from pretrain.models import (
@@ -45,7 +45,7 @@ from pretrain.models import (
 from pretrain.planning import plan
 from pretrain.pretraining import training_identity
 from pretrain.running import already_done, run_training
-from pretrain.training import PackedTrainer, TrainSettings
+from pretrain.train_settings import TrainSettings
 
 
 @dataclass
@@ -77,10 +77,15 @@ class FinetuneSettings:
     block_size: int = setting(2048, "tokens a block; a longer example is left out and listed")
     keep_contaminated: bool = setting(False, "train also on questions that hold a question of the Test split")
     dev_share: float = setting(0.02, "share of each language's training questions held out, by their hash")
+    max_dev_questions_per_language: int = setting(
+        100, "dev questions asked, answer only, at each evaluation of --eval_strategy; 0 for their loss alone"
+    )
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
         found = [] if 0 <= self.dev_share < 1 else [f"dev_share {self.dev_share}: wanted 0 to 1"]
+        limit = self.max_dev_questions_per_language
+        found += [] if limit >= 0 else [f"max_dev_questions_per_language {limit}: wanted 0 or more"]
         found += [] if self.lora_rank > 0 else [f"lora_rank {self.lora_rank}: wanted 1 or more"]
         return found + (["lora and qlora: give one of the two"] if self.lora and self.qlora else [])
 
@@ -100,6 +105,11 @@ class FinetuneArguments(TrainSettings):
     per_device_train_batch_size: int = setting(4, "blocks a device and micro-batch")
     per_device_eval_batch_size: int = setting(4, "blocks a device in evaluation")
 
+    def __post_init__(self) -> None:
+        if self.load_best_model_at_end or self.early_stopping_patience:
+            self.metric_for_best_model = self.metric_for_best_model or "accuracy"
+        super().__post_init__()
+
 
 def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     """Train on the questions; returns the exit code (5 when some rows could not be used)."""
@@ -112,20 +122,24 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     tokenizer = load_tokenizer(model_path)
     style = _style(model_path, settings.prompt_style, tokenizer)
     failed = FailedItems()
-    rows = _read_rows(settings, data, failed)
-    num_read = sum(map(len, rows))
-    if not settings.keep_contaminated:
-        rows = [leave_out_test_questions(of_source, data, failed) for of_source in rows]
-    num_contaminated = num_read - sum(map(len, rows))
-    rows, dev_questions = _without_dev(rows, settings.dev_share)
-    languages = sorted({row.lang for of_source in rows for row in of_source if isinstance(row, Question)})
+    rows = read_rows(
+        data,
+        settings.mixture,
+        settings.languages,
+        failed,
+        keep_contaminated=settings.keep_contaminated,
+        dev_share=settings.dev_share,
+    )
+    asked = _dev_questions_asked(rows.dev, settings, args)
+    languages = sorted({row.lang for of_source in rows.train for row in of_source if isinstance(row, Question)})
     identity = training_identity(
         args,
         **{k: v for k, v in asdict(settings).items() if k not in _NOT_IDENTITY},
-        rows=fingerprint([[_content(row) for row in of_source] for of_source in rows]),
-        dev=fingerprint([question.content_hash for question in dev_questions]),
+        rows=fingerprint([[_content(row) for row in of_source] for of_source in rows.train]),
+        dev=fingerprint([question.content_hash for question in rows.dev]),
         model=[model_identity(model_path), model_identity(base_of(model_path))],
         prompt=prompt_record(style, languages),
+        **({"dev_questions_asked": len(asked)} if args.metric_for_best_model else {}),
     )
     log.info(f"questions {data}, model {model_path}, prompt style {style.name}")
     method = "LoRA" if settings.with_adapter else "full"
@@ -134,12 +148,16 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         return done
     config = load_config(base_of(model_path))[0]
     packed = can_be_packed(config.model_type)
-    examples = _examples(rows, settings, args.seed, tokenizer, style, packed, failed)
+    kinds = KINDS if settings.kinds == "both" else (settings.kinds,)
+    making = partial(
+        segments_of, tokenizer=tokenizer, block_size=settings.block_size, failed=failed, style=style, kinds=kinds
+    )
+    examples = _examples(list(map(making, rows.train)), settings, args.seed, packed)
     log.info(
-        f"{sum(map(len, rows)):,} training rows, {len(dev_questions):,} dev; "
+        f"{rows.num_train:,} training rows, {len(rows.dev):,} dev ({len(asked):,} asked at evaluations); "
         f"{len(examples.segments):,} examples of {examples.num_tokens:,} tokens in {len(examples):,} blocks of "
         f"{settings.block_size}{'' if packed else ' (an example each: this architecture cannot be packed)'}; "
-        f"{len(failed)} rows left out, {num_contaminated} of them for a test question in them"
+        f"left out: {len(failed)} that cannot be used, {len(rows.contaminated)} for a test question in them"
     )
     if args.dry_run:
         model = empty_model(config)
@@ -151,14 +169,17 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     if args.attention_is_ours:
         args.attn_implementation = attention_of(model_path, args.attn_implementation)
 
-    def make_trainer() -> PackedTrainer:
+    def make_trainer() -> FinetuneTrainer:
         if rank() == 0:
             save_prompt(Path(args.output_dir), style, languages)
-        return PackedTrainer(
+            write_contaminated(rows.contaminated, Path(args.output_dir) / "contaminated.jsonl")
+        return FinetuneTrainer(
+            dev_questions=asked,
+            style=style,
             model=_model_to_train(model_path, settings, args),
             args=args,
             train_dataset=examples,
-            evaluation=_dev_blocks(dev_questions, settings, tokenizer, style, packed, failed),
+            evaluation=_dev_blocks(rows.dev, making, settings.block_size, packed),
             block_size=settings.block_size,
             pad_token_id=tokenizer.pad_token_id,
             processing_class=tokenizer,
@@ -171,15 +192,21 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
         "model_name_or_path": model_path,
         "method": method,
         "prompt_style": style.name,
-        "num_rows": sum(map(len, rows)),
-        "num_contaminated": num_contaminated,
+        "num_rows": rows.num_train,
+        "num_contaminated": len(rows.contaminated),
     }
     return run_training(args, "finetune", identity, described, make_trainer, result, failed)
 
 
 # Where things lie, and what shows in the rows that are trained on.
-_NOT_IDENTITY = ("data", "model_name_or_path", "keep_contaminated", "languages", "prompt_style")
-Row = Question | Conversation
+_NOT_IDENTITY = (
+    "data",
+    "model_name_or_path",
+    "keep_contaminated",
+    "languages",
+    "prompt_style",
+    "max_dev_questions_per_language",
+)
 
 
 def _inherited(settings: FinetuneSettings, model_path: str) -> FinetuneSettings:
@@ -228,52 +255,36 @@ def _style(model_path: str, asked: StyleName | None, tokenizer: Any) -> Style:
     return style
 
 
-def _read_rows(settings: FinetuneSettings, data: Path, failed: FailedItems) -> list[list[Row]]:
-    """The training rows of each data set of the mixture, or of the benchmark alone."""
-    if not settings.mixture:
-        return [list(read_train(data, settings.languages, failed))]
-    return [list(read_source(source, settings.languages, failed)) for source in parse_mixture(settings.mixture)]
+def _dev_questions_asked(dev: list[Question], settings: FinetuneSettings, args: FinetuneArguments) -> list[Question]:
+    """The dev questions that are asked at evaluations, those with the smallest content hashes of each language.
+
+    Raises:
+        SettingsError: the best checkpoint is to be found by accuracy, or by any figure, and there is nothing to ask.
+    """
+    asked: list[Question] = []
+    if args.eval_strategy != "no" and settings.kinds != "with_rationale":
+        for lang in dict.fromkeys(question.lang for question in dev):
+            of_language = sorted((q for q in dev if q.lang == lang and q.answers), key=lambda q: q.content_hash)
+            asked += of_language[: settings.max_dev_questions_per_language]
+    by = args.metric_for_best_model or ""
+    if by and (not dev or ("accuracy" in by and not asked)):
+        raise SettingsError(
+            "there are no dev questions to find the best checkpoint by",
+            where=f"metric_for_best_model {by}",
+            found=f"{len(dev)} dev questions, eval_strategy {args.eval_strategy.value}, kinds {settings.kinds}, "
+            f"max_dev_questions_per_language {settings.max_dev_questions_per_language}",
+            wanted="answers alone taught and asked" if dev else "some",
+            todo="--metric_for_best_model loss needs no answers" if dev else "a larger --dev_share, or more questions",
+        )
+    return asked
 
 
-def _without_dev(rows: list[list[Row]], dev_share: float) -> tuple[list[list[Row]], list[Question]]:
-    """The rows of each data set without the dev questions, and these, each once."""
-    questions = [row for of_source in rows for row in of_source if isinstance(row, Question)]
-    dev = split_dev(questions, dev_share)[1]
-    held_out = {question.content_hash for question in dev}
-    train = [
-        [row for row in of_source if not (isinstance(row, Question) and row.content_hash in held_out)]
-        for of_source in rows
-    ]
-    return train, list({question.content_hash: question for question in dev}.values())
-
-
-def _content(row: Row) -> Any:
+def _content(row: Question | Conversation) -> Any:
     return row.messages if isinstance(row, Conversation) else [row.content_hash, row.answers, row.rationale]
 
 
-def _segments(
-    rows: list[Row], settings: FinetuneSettings, tokenizer: Any, style: Style, failed: FailedItems
-) -> list[Segment]:
-    """Examples of the rows of one data set, which are all questions or all conversations."""
-    kinds = KINDS if settings.kinds == "both" else (settings.kinds,)
-    questions = [row for row in rows if isinstance(row, Question)]
-    conversations = [row for row in rows if isinstance(row, Conversation)]
-    return to_segments(questions, tokenizer, settings.block_size, failed, style, kinds) + conversation_segments(
-        conversations, tokenizer, settings.block_size, failed, style
-    )
-
-
-def _examples(
-    rows: list[list[Row]],
-    settings: FinetuneSettings,
-    seed: int,
-    tokenizer: Any,
-    style: Style,
-    packed: bool,
-    failed: FailedItems,
-) -> PackedExamples:
+def _examples(segments: list[list[Segment]], settings: FinetuneSettings, seed: int, packed: bool) -> PackedExamples:
     """All training examples; those of a mixture with priorities in the order of its draw."""
-    segments = [_segments(of_source, settings, tokenizer, style, failed) for of_source in rows]
     if not settings.mixture:
         return PackedExamples(segments[0], settings.block_size, packed=packed)
     sources = parse_mixture(settings.mixture)
@@ -284,6 +295,18 @@ def _examples(
 
 
 _ORDERED_WINDOW = 1000  # examples packed among themselves where order matters: the padding stays under a percent
+
+
+def _dev_blocks(
+    dev: list[Question], making: Callable[[list[Question]], list[Segment]], block_size: int, packed: bool
+) -> dict[str, PackedExamples]:
+    """Blocks of each language's dev questions."""
+    blocks = {}
+    for lang in dict.fromkeys(question.lang for question in dev):
+        segments = making([question for question in dev if question.lang == lang])
+        if segments:
+            blocks[lang] = PackedExamples(segments, block_size, packed=packed)
+    return blocks
 
 
 def _has_test_questions(data: Path) -> bool:
@@ -326,20 +349,3 @@ def _with_adapter(model: Any, settings: FinetuneSettings, args: FinetuneArgument
     return adapters.add_adapter(
         model, config, seed=args.seed, activation_checkpointing=bool(args.activation_checkpointing)
     )
-
-
-def _dev_blocks(
-    questions: list[Question],
-    settings: FinetuneSettings,
-    tokenizer: Any,
-    style: Style,
-    packed: bool,
-    failed: FailedItems,
-) -> dict[str, PackedExamples]:
-    blocks = {}
-    for lang in dict.fromkeys(question.lang for question in questions):
-        of_language = [question for question in questions if question.lang == lang]
-        segments = _segments(of_language, settings, tokenizer, style, failed)
-        if segments:
-            blocks[lang] = PackedExamples(segments, settings.block_size, packed=packed)
-    return blocks

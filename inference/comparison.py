@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from configs.languages import LANGUAGES
-from finetune.prompts import KINDS
+from inference.kinds import SCORED_KINDS
 from inference.scoring import RATIONALE_SCORES, Row
 from inference.significance import mcnemar_exact, paired_bootstrap
 
@@ -16,7 +16,8 @@ DEFINITIONS = {
     "X_difference": "score X of the second model minus that of the first, mean over the common questions; of all "
     "languages together, the mean over the languages",
     "X_difference_low, X_difference_high": "interval of the difference, paired bootstrap over questions",
-    "mcnemar_p": "two-sided exact McNemar test of the accuracies; of all languages together, over all questions",
+    "mcnemar_p": "two-sided exact McNemar test of the accuracies (the sign test, where these are means over orders of "
+    "the options); of all languages together, over all questions",
 }
 
 
@@ -33,7 +34,7 @@ def compare(first: list[Row], second: list[Row]) -> dict[str, dict[str, dict[str
     other = {(mark["kind"], mark["id"]): mark for mark in second}
     pairs = [(mark, other[mark["kind"], mark["id"]]) for mark in first if (mark["kind"], mark["id"]) in other]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for kind in KINDS:
+    for kind in SCORED_KINDS:
         by_language = {
             code: of for code in LANGUAGES if (of := [p for p in pairs if (p[0]["kind"], p[0]["lang"]) == (kind, code)])
         }
@@ -45,8 +46,8 @@ def compare(first: list[Row], second: list[Row]) -> dict[str, dict[str, dict[str
 
 def _differences(by_language: dict[str, list[tuple[Row, Row]]], kind: str) -> dict[str, Any]:
     everything = [pair for of in by_language.values() for pair in of]
-    first_only = sum(a["accuracy"] and not b["accuracy"] for a, b in everything)
-    second_only = sum(b["accuracy"] and not a["accuracy"] for a, b in everything)
+    first_only = sum(a["accuracy"] > b["accuracy"] for a, b in everything)
+    second_only = sum(b["accuracy"] > a["accuracy"] for a, b in everything)
     values: dict[str, Any] = {
         "num_common": len(everything),
         "num_first_only_right": first_only,

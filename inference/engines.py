@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -13,14 +13,26 @@ from configs.errors import EnvironmentFailure, SettingsError
 from data_collection.questions.question import Question
 from data_collection.server_settings import ServerSettings
 from data_collection.servers import Answer, Request, Server
+from finetune.encoding import continued, encode, prompt_parts
 from finetune.generation import Generation, generate
-from finetune.prompts import Kind, check_prompt, render_prompt, taught_style
+from finetune.prompts import (
+    Kind,
+    PromptKind,
+    check_prompt,
+    render_completion,
+    render_options,
+    render_question,
+    taught_style,
+)
 from finetune.styles import Style, StyleName, find_style
+from inference.likelihood import OptionScores, score_options
 from pretrain.models import base_of, is_adapter, load_model, load_tokenizer, model_identity
-from pretrain.training import native_bf16
+from pretrain.train_settings import native_bf16
 
 # What a server is sent: the user's words alone, which it puts into its model's own chat template.
 USERS_WORDS = Style("chat", cues=("", ""), lead="")
+Examples = Mapping[str, Sequence[Question]]  # language code to the examples of a few-shot prompt
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,13 @@ class Asking:
         kind: with rationale, or answer only.
         max_new_tokens: limit of an answer; no answer is forced at it.
         repetition_penalty: 1 for plain greedy (`generate`).
+        examples: what is shown before each question (few-shot).
     """
 
     kind: Kind
     max_new_tokens: int
     repetition_penalty: float
+    examples: Examples = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -71,7 +85,8 @@ class Engine(Protocol):
 class LocalEngine:
     """A model folder or adapter in this process, in batches of prompts of like length (transformers)."""
 
-    def __init__(self, model_path: str, batch_size: int, prompt_style: StyleName | None):
+    def __init__(self, model_path: str, batch_size: int, prompt_style: StyleName | None, precision: Precision = "auto"):
+        self._precision = precision
         self.name, self.short_name, self.batch_size = model_path, Path(model_path).name, batch_size
         self._tokenizer = load_tokenizer(model_path)
         self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
@@ -88,11 +103,10 @@ class LocalEngine:
         on_token: Callable[[int], None],
     ) -> None:
         """See `Engine`; answers given again in a batch with others that were skipped are left out."""
-        self._model = self._model or _load(self.name)
         batches = generate(
-            self._model,
+            self.model(),
             self._tokenizer,
-            [render_prompt(question, asking.kind, self.style) for question in questions],
+            self._prompts(questions, asking.kind, asking.examples),
             asking.max_new_tokens,
             self.batch_size,
             skip,
@@ -103,10 +117,46 @@ class LocalEngine:
         for batch in batches:
             on_answers([answer for answer in batch if answer.index not in skip])
 
+    def score_options(
+        self,
+        questions: Sequence[Question],
+        kind: PromptKind,
+        examples: Examples,
+        skip: frozenset[int],
+        on_scores: Callable[[list[OptionScores]], None],
+    ) -> None:
+        """Give the log-likelihoods of each question's options to `on_scores`, a batch at a time.
 
-def _load(model_path: str) -> Any:
-    """The model ready to generate, in bfloat16 where the device has it; an adapter is merged into its base."""
-    model = load_model(model_path, torch.bfloat16 if native_bf16() else torch.float32)
+        Args:
+            kind: answer_only scores the options' letters after the prompt that shows them, cloze their texts after the
+                question alone.
+        """
+        options = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
+        encoded = iter(continued(self._tokenizer, [text for of in options for text in of.values()], as_text=True))
+        batches = score_options(
+            self.model(),
+            self._prompts(questions, kind, examples),
+            [{letter: next(encoded) for letter in of} for of in options],
+            self.batch_size,
+            skip,
+        )
+        for batch in batches:
+            on_scores([scores for scores in batch if scores.index not in skip])
+
+    def model(self) -> Any:
+        """The model ready to be asked: loaded at the first call, an adapter merged into its base."""
+        self._model = self._model or _load(self.name, self._precision)
+        return self._model
+
+    def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
+        parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
+        return encode(parts, self._tokenizer)
+
+
+def _load(model_path: str, precision: Precision = "auto") -> Any:
+    """The model ready to be asked, by default in bfloat16 where the device has it; adapters merged into their base."""
+    in_bfloat16 = native_bf16() if precision == "auto" else precision == "bfloat16"
+    model = load_model(model_path, torch.bfloat16 if in_bfloat16 else torch.float32)
     if is_adapter(model_path):
         model = model.merge_and_unload()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -156,9 +206,9 @@ class ServerEngine:
 
         self._server.ask(
             (
-                Request(index, [{"role": "user", "content": text}], asking.max_new_tokens)
+                Request(index, self._messages(question, asking), asking.max_new_tokens)
                 for index, question in enumerate(questions)
-                if index not in skip and (text := render_prompt(question, asking.kind, self.style))
+                if index not in skip
             ),
             on_answer,
         )
@@ -170,3 +220,11 @@ class ServerEngine:
                 wanted="an answer to each",
                 todo="the same command asks these again, and only these",
             )
+
+    def _messages(self, question: Question, asking: Asking) -> list[dict[str, str]]:
+        """The question, after the examples as turns that were answered."""
+        messages = []
+        for example in asking.examples.get(question.lang, ()):
+            messages.append({"role": "user", "content": render_question(example, asking.kind, self.style)})
+            messages.append({"role": "assistant", "content": render_completion(example, asking.kind, self.style)})
+        return [*messages, {"role": "user", "content": render_question(question, asking.kind, self.style)}]

@@ -5,6 +5,8 @@
   sbatch inference/run.sh --model_name_or_path M
   python inference/eval.py --engine server --server_url http://127.0.0.1:8000/v1
   python inference/eval.py --model_name_or_path M --benchmark medmcqa --data FOLDER --split dev
+  python inference/eval.py --model_name_or_path M --kinds letter_likelihood text_likelihood --num_fewshot 3
+  python inference/eval.py --model_name_or_path M --kinds answer_only --shuffle_options 5
 
 Writes predictions.jsonl (journal: the same command goes on), scores.json, tables (table.*, details.md, published.*) and
 plots.
@@ -28,6 +30,8 @@ from typing import Literal
 
 from configs.settings import parse, setting
 from data_collection.server_settings import ServerSettings
+from finetune.prompts import KINDS
+from inference.kinds import LIKELIHOOD_KINDS, AskedKind
 
 
 @dataclass
@@ -48,6 +52,17 @@ class EvalSettings:
     label: str | None = setting(None, "name of the model in the table; its method by default")
     languages: list[str] | None = setting(None, "codes of the languages to ask in; all that are there by default")
     max_questions_per_language: int | None = setting(None, "the first so many by hash; all by default")
+    kinds: list[AskedKind] = setting(
+        list(KINDS), "how to ask: with_rationale, answer_only, letter_likelihood, text_likelihood"
+    )
+    num_fewshot: int = setting(0, "examples from training before each question")
+    fewshot_seed: int = setting(0, "of the draw of the examples")
+    fewshot_split: str = setting("train", "of a published set: the files to draw examples from (MMedBench: Train)")
+    shuffle_options: int = setting(0, "ask with the options in so many random orders, 0 as they are")
+    shuffle_seed: int = setting(0, "of the orders")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "of a model in this process; bfloat16 where the device has it by default"
+    )
     batch_size: int = setting(32, "questions answered together")
     max_new_tokens: int = setting(512, "limit of an answer with rationale")
     max_new_tokens_answer_only: int = setting(16, "limit of an answer without rationale")
@@ -59,6 +74,14 @@ class EvalSettings:
         found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
         wrong_penalty = f"repetition_penalty {self.repetition_penalty}: wanted above 0"
         found += [] if self.repetition_penalty > 0 else [wrong_penalty]
+        names = ("num_fewshot", "shuffle_options")
+        found += [f"{name} {getattr(self, name)}: wanted 0 or more" for name in names if getattr(self, name) < 0]
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            found.append(f"kinds {' '.join(self.kinds)}: wanted one or more, each once")
+        if self.num_fewshot and self.benchmark != "mmedbench" and self.split == self.fewshot_split:
+            found.append(f"fewshot_split {self.fewshot_split}: wanted another than --split, which is asked")
+        if self.engine == "server" and set(self.kinds) & set(LIKELIHOOD_KINDS):
+            found.append("kinds: likelihoods want a model in this process; servers give none of a text")
         if self.benchmark != "mmedbench" and self.data is None:
             found.append(f"benchmark {self.benchmark}: wanted with --data FOLDER, the set's original files")
         if self.engine == "server" and self.model_name_or_path:

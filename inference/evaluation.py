@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from configs import records
-from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
-from configs.files import Journal, fingerprint, read_json
+from configs.errors import FailedItems, MissingInputError
+from configs.files import fingerprint, read_json
 from configs.languages import language
-from configs.progress import Progress, log
-from data_collection.questions.answers import parse_answer
+from configs.progress import log
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
-from data_collection.questions.source_sets import read_source_set, source_set
+from data_collection.questions.source_sets import read_source_set
 from data_collection.server_settings import ServerSettings
 from finetune.examples import find_benchmark
-from finetune.generation import Generation
-from finetune.prompts import KINDS, Kind, beside, prompt_record
+from finetune.prompts import KINDS, beside, prompt_record, render_prompt
+from finetune.styles import Style
 from inference import scoring
-from inference.engines import Asking, Engine, LocalEngine, ServerEngine
+from inference.asking import ask
+from inference.engines import Engine, Examples, LocalEngine, ServerEngine
+from inference.fewshot import draw_examples
+from inference.kinds import MMEDBENCH, PROMPT_OF, adaptation
 from inference.score_files import write_all
 from pretrain.models import find_model
-
-MMEDBENCH = "mmedbench"
 
 
 def evaluate(settings: Any, server_settings: ServerSettings) -> int:
@@ -35,21 +36,28 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         engine = ServerEngine(server_settings)
     else:
         model_path, run = _model_and_its_run(settings.model_name_or_path)
-        engine = LocalEngine(model_path, settings.batch_size, settings.prompt_style)
-    label = settings.label or {"LoRA": "fine-tuned (LoRA)", "full": "fine-tuned"}.get(
-        run.get("method", ""), "zero-shot"
-    )
+        engine = LocalEngine(model_path, settings.batch_size, settings.prompt_style, settings.precision)
+    setting = {
+        "adaptation": adaptation(run.get("method", ""), settings.num_fewshot),
+        "num_fewshot": settings.num_fewshot,
+        "prompt_style": engine.style.name,
+        "shuffled": False,
+    }
+    label = settings.label or setting["adaptation"].replace("few-shot", f"{settings.num_fewshot}-shot")
     data = settings.data
     if settings.benchmark == MMEDBENCH:
         data = find_benchmark(data or (Path(run["data"]) if run.get("data") else None))
     failed = FailedItems()
-    questions = read_test(data, settings, failed)
+    test = read_test(data, settings, failed)
+    questions = limit_questions(test, settings.max_questions_per_language)
+    examples = read_examples(data, settings, test) if settings.num_fewshot else {}
     identity = {
         "model": engine.identity,
         "questions": fingerprint([[q.id, q.question, q.options, q.answers, q.rationale] for q in questions]),
         "prompt": prompt_record(engine.style, {question.lang for question in questions}),
         "label": label,
         **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "repetition_penalty")},
+        **_beyond_defaults(settings, questions, examples, engine.style),
     }
     name = f"{engine.short_name}-{fingerprint(identity)[:8]}"
     output_dir = settings.output_dir or records.RUNS / "eval" / name
@@ -63,12 +71,39 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
     if settings.engine == "server":
         described |= asdict(server_settings)
     with records.run_record(output_dir, "eval", described, identity) as record:
-        ask(engine, questions, settings, output_dir / "predictions.jsonl")
+        ask(engine, questions, settings, output_dir / "predictions.jsonl", setting, examples)
         scores = write_scores(output_dir, label, settings, failed)
         failed.write(output_dir / "failures.jsonl")
-        record.finish("finished", len(failed), label=label, num_questions=len(questions), average=scores.get("average"))
+        shown = {"fewshot_examples": {lang: [q.id for q in of] for lang, of in examples.items()}} if examples else {}
+        record.finish(
+            "finished", len(failed), label=label, num_questions=len(questions), average=scores.get("average"), **shown
+        )
     print((output_dir / "table.md").read_text(encoding="utf-8"))
     return failed.exit_code
+
+
+def _beyond_defaults(settings: Any, questions: Sequence[Question], examples: Examples, style: Style) -> dict[str, Any]:
+    """What answers depend on beyond the defaults of the settings: runs that were made before a setting came up are
+    those of its default."""
+    changed: dict[str, Any] = {}
+    if settings.kinds != list(KINDS):
+        changed["kinds"] = settings.kinds
+    if settings.precision != "auto":
+        changed["precision"] = settings.precision
+    if settings.num_fewshot:
+        changed["fewshot"] = [settings.num_fewshot, settings.fewshot_seed]
+    if settings.shuffle_options:
+        changed["shuffle"] = [settings.shuffle_options, settings.shuffle_seed]
+    if "kinds" in changed or examples:  # prompts that `prompt_record` does not know
+        firsts = {question.lang: question for question in questions}
+        kinds = dict.fromkeys(PROMPT_OF[kind] for kind in settings.kinds)
+        rendered = [
+            render_prompt(question, kind, style, examples.get(question.lang, ()))
+            for question in firsts.values()
+            for kind in kinds
+        ]
+        changed["rendered"] = fingerprint(rendered)
+    return changed
 
 
 def _model_and_its_run(name_or_path: str | None) -> tuple[str, dict[str, Any]]:
@@ -89,10 +124,7 @@ def _model_and_its_run(name_or_path: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def read_test(data: Path, settings: Any, failed: FailedItems) -> list[Question]:
-    """The questions to ask: MMedBench's test split, or those of another published set.
-
-    Of each language `max_questions_per_language`, those with the smallest content hashes, in the files' order.
-    """
+    """The questions of MMedBench's test split, or those of another published set, in the languages asked for."""
     if settings.benchmark == MMEDBENCH:
         files = find_files(data, "Test", settings.languages).values()
         questions = [question for path in files for question in read_questions(path, "Test", failed)]
@@ -101,86 +133,48 @@ def read_test(data: Path, settings: Any, failed: FailedItems) -> list[Question]:
         if settings.languages:
             codes = {language(name).code for name in settings.languages}
             questions = [question for question in questions if question.lang in codes]
-    limit = settings.max_questions_per_language
+    if not questions:
+        raise MissingInputError("there is no usable test question", where=data, todo="see the failures listed above")
+    return questions
+
+
+def limit_questions(questions: list[Question], limit: int | None) -> list[Question]:
+    """Of each language so many questions, those with the smallest content hashes, in the files' order."""
     chosen: set[str] = set()
     for lang in {question.lang for question in questions}:
         of_language = [question for question in questions if question.lang == lang]
         chosen |= {q.id for q in sorted(of_language, key=lambda q: (q.content_hash, q.id))[:limit]}
-    if not chosen:
-        raise MissingInputError("there is no usable test question", where=data, todo="see the failures listed above")
     return [question for question in questions if question.id in chosen]
 
 
-def ask(engine: Engine, questions: list[Question], settings: Any, path: Path) -> None:
-    """Answer every question in every kind; answers that the journal at `path` has are not asked again.
-
-    Raises:
-        EnvironmentFailure: a server left questions unanswered; all others were asked first, in both kinds.
-    """
-    journal = Journal(path)
-    answered = {(row["kind"], row["id"]) for row in journal.rows}
-    limits = {"with_rationale": settings.max_new_tokens, "answer_only": settings.max_new_tokens_answer_only}
-    several_possible = None if settings.benchmark == MMEDBENCH else source_set(settings.benchmark).several_possible
-    unanswered: EnvironmentFailure | None = None
-    for kind in KINDS:
-        skip = frozenset(i for i, question in enumerate(questions) if (kind, question.id) in answered)
-        if len(skip) == len(questions):
-            continue
-        progress = Progress(f"ask ({kind.replace('_', ' ')})", len(questions), "questions", done=len(skip))
-        penalty = settings.repetition_penalty if kind == "with_rationale" else 1.0
-        asking = Asking(kind, limits[kind], penalty)
-
-        def on_answers(answers: list[Generation], asking: Asking = asking, progress: Progress = progress) -> None:
-            rows = [prediction(questions[answer.index], asking.kind, engine, answer) for answer in answers]
-            journal.append([{**row, "several_possible": several_possible} for row in rows])
-            progress.advance(len(rows))
-
-        def on_token(num_new_tokens: int, asking: Asking = asking, progress: Progress = progress) -> None:
-            progress.advance(0, f"batch at token {num_new_tokens} of at most {asking.max_new_tokens}")
-
-        try:
-            engine.ask(questions, asking, skip, on_answers, on_token)
-        except EnvironmentFailure as error:
-            unanswered = error
-        progress.close()
-    journal.close()
-    if unanswered:
-        raise unanswered
-
-
-def prediction(question: Question, kind: Kind, engine: Engine, answer: Generation) -> dict[str, Any]:
-    """One row of predictions.jsonl: all that scoring needs, and what a person wants to see."""
-    parsed = parse_answer(answer.text, question.options)
-    return {
-        "id": question.id,
-        "lang": question.lang,
-        "kind": kind,
-        "prompt": prompt_record(engine.style, [question.lang]),
-        "question": question.question,
-        "options": question.options,
-        "output": answer.text,
-        "parsed": list(parsed) if parsed else None,
-        "gold": list(question.answers),
-        "rationale": question.rationale,
-        "human_checked": question.human_checked,
-        "human_check_passed": question.human_check_passed,
-        "num_prompt_tokens": answer.num_prompt_tokens,
-        "num_new_tokens": answer.num_new_tokens,
-        "hit_limit": answer.hit_limit,
-        "seconds": round(answer.seconds, 4),
-        "error": answer.error,
-    }
+def read_examples(data: Path, settings: Any, test: Sequence[Question]) -> Examples:
+    """The examples that a few-shot prompt shows, of the training split that goes with the test questions."""
+    unusable = FailedItems()  # rows that nobody asks fail no evaluation
+    if settings.benchmark == MMEDBENCH:
+        codes = list(dict.fromkeys(question.lang for question in test))
+        files = find_files(data, "Train", codes).values()
+        train = [question for path in files for question in read_questions(path, "Train", unusable)]
+    else:
+        train = list(read_source_set(settings.benchmark, data, unusable, settings.fewshot_split))
+    return draw_examples(train, test, settings.num_fewshot, settings.fewshot_seed)
 
 
 def caption(settings: Any, num_questions: int) -> str:
     """The conditions of a table in one line."""
     penalty = settings.repetition_penalty
     of_set = "" if settings.benchmark == MMEDBENCH else f" of {settings.benchmark}"
-    return (
-        f"{num_questions} test questions{of_set}; greedy, at most {settings.max_new_tokens} new tokens with rationale "
-        f"and {settings.max_new_tokens_answer_only} without, no answer forced"
-        + (f"; repetition penalty {penalty:g} in rationales" if penalty != 1 else "")
-    )
+    parts = [f"{num_questions} test questions{of_set}"]
+    if set(KINDS) & set(settings.kinds):
+        parts.append(
+            f"greedy, at most {settings.max_new_tokens} new tokens with rationale "
+            f"and {settings.max_new_tokens_answer_only} without, no answer forced"
+        )
+        parts += [f"repetition penalty {penalty:g} in rationales"] if penalty != 1 else []
+    if settings.num_fewshot:
+        parts.append(f"{settings.num_fewshot} examples from training, seed {settings.fewshot_seed}")
+    if settings.shuffle_options:
+        parts.append(f"options shown in {settings.shuffle_options} orders, seed {settings.shuffle_seed}")
+    return "; ".join(parts)
 
 
 def write_scores(output_dir: Path, label: str, settings: Any, failed: FailedItems) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.files import REPOSITORY, atomic_open
 from configs.languages import LANGUAGES
+from inference.kinds import describe
 from inference.score_tables import NOTICE, Labelled
 from inference.table_formats import bold, latex, markdown
 
@@ -44,21 +45,22 @@ def beside_ours(labelled: Labelled) -> list[dict[str, Any]]:
         for label, scores in labelled:
             for kind, languages in scores["languages"].items():
                 for name, count, said in scores_of:
-                    if row := _our_row(label, kind, languages, scores["average"][kind], name):
+                    if row := _our_row(languages, scores["average"][kind], name):
                         num = scores["average"][kind][count]
                         row["caveats"] = "; ".join([said.format(num), *row["caveats"]])
-                        rows.append({"metric": metric, **row})
+                        setting = describe(kind, scores.get("settings", {}).get(kind), label)
+                        rows.append({"metric": metric, "model": label, "setting": setting, **row})
     return rows
 
 
-def _our_row(label: str, kind: str, languages: dict[str, Any], average: dict[str, Any], name: str) -> dict[str, Any]:
+def _our_row(languages: dict[str, Any], average: dict[str, Any], name: str) -> dict[str, Any]:
     """One row; {} where the score was not measured."""
     if average.get(name) is None:
         return {}
     values = {LANGUAGES[code].name: of[name] for code, of in languages.items() if of.get(name) is not None}
     shown = {column: f"{100 * values[column]:.2f}" if column in values else "" for column in _LANGUAGES}
     other = "" if set(values) == set(_LANGUAGES) else f"average over {', '.join(values)}"
-    row = {"model": label, "size": "", "released": "", "setting": kind.replace("_", " "), "ours": True, **shown}
+    row = {"size": "", "released": "", "ours": True, **shown}
     return row | {"average": f"{100 * average[name]:.2f}", "caveats": [other] if other else []}
 
 

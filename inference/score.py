@@ -30,12 +30,13 @@ from configs.files import fingerprint, sha256_file
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
 from data_collection.questions import answers
-from inference import comparison, overlap, scoring, significance, words
+from inference import comparison, kinds, orders, overlap, scoring, significance, words
+from inference.runs import problems_of, read_runs
 from inference.score_files import write_all
 from pretrain.models import model_identity
 
 # Another parser, splitter or formula gives other scores.
-_SCORERS = (answers, comparison, overlap, scoring, significance, words)
+_SCORERS = (answers, comparison, kinds, orders, overlap, scoring, significance, words)
 
 
 @dataclass
@@ -51,11 +52,7 @@ class ScoreSettings:
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        found = []
-        for name, values in (("input", [path.resolve() for path in self.input]), ("labels", self.labels)):
-            found += [f"{name}: {value} is given twice" for value in sorted({v for v in values if values.count(v) > 1})]
-        if self.labels and len(self.labels) != len(self.input):
-            found.append(f"labels: {len(self.labels)} for {len(self.input)} inputs")
+        found = problems_of(self.input, self.labels)
         if self.bert_layer is not None and self.bert_model is None:
             found.append("bert_layer: no bert_model is given")
         return found
@@ -63,12 +60,11 @@ class ScoreSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, ScoreSettings)
-    paths = [path / scoring.PREDICTIONS_FILE if path.is_dir() else path for path in settings.input]
-    labels = settings.labels or default_labels(paths)
     failed = FailedItems()
-    rows = [scoring.read_predictions(path, failed) for path in paths]
+    runs, hashes = read_runs(settings.input, settings.labels, failed)
+    labels, rows = list(runs), list(runs.values())
     identity = {
-        "input": {label: sha256_file(path) for label, path in zip(labels, paths, strict=True)},
+        "input": hashes,
         "caption": settings.caption,
         "scoring": fingerprint([sha256_file(module.__file__) for module in _SCORERS]),
         **({"bert": [model_identity(str(settings.bert_model)), settings.bert_layer]} if settings.bert_model else {}),
@@ -111,16 +107,6 @@ def score_all(rows: list[list[scoring.Row]], labels: list[str], settings: ScoreS
         for label, marks in zip(labels[1:], marked[1:], strict=True)
     ]
     return labelled, comparisons
-
-
-def default_labels(paths: list[Path]) -> list[str]:
-    """The name of each file's folder, with as many folders above it as tell the files apart."""
-    parts = [path.resolve().parent.parts for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(part[-depth:]) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [str(path) for path in paths]
 
 
 if __name__ == "__main__":

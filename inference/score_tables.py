@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.files import atomic_open
 from configs.languages import LANGUAGES
+from inference.kinds import CHOOSES_ONE, setting_name
 from inference.table_formats import bold, latex, markdown
 
 Labelled = Sequence[tuple[str, dict[str, Any]]]
@@ -33,26 +34,22 @@ _SHARES = {
         for name in (
             *("accuracy_low", "accuracy_high", "accuracy_single_answer", "accuracy_several_answers"),
             *("hit_limit_share", "own_language_share", "bleu_4_corpus", "human_check_passed_bleu_4_corpus"),
+            *("accuracy_order_sd", "accuracy_order_min", "accuracy_order_max", "order_consistency"),
             *(f"{name}{end}" for name in _WITH_INTERVAL for end in ("", "_low", "_high")),
         )
     },
 }
 _COUNTS = ["num_questions", "num_unparsed", "num_single_answer", "num_several_answers"]
-_COUNTS += ["num_references", "human_check_passed_num_references"]
+_COUNTS += ["num_orders", "num_references", "human_check_passed_num_references"]
 _HEADINGS = ["Language", "Setting", "Questions", "Accuracy, %", "Chance, %", "Unparsed", "BLEU-1, %", "ROUGE-1, %"]
 _NOTES = "Accuracy: exact set of letters, ± standard error. Unparsed answers count as wrong."
-
-
-def setting_name(label: str, kind: str) -> str:
-    """How a run and a kind of prompt are named together: "base, answer only"."""
-    return f"{label}, {kind.replace('_', ' ')}"
 
 
 def settings_and_scores(labelled: Labelled) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(language name, setting, scores): setting by setting its languages, then their average."""
     for label, scores in labelled:
         for kind, languages in scores["languages"].items():
-            setting = setting_name(label, kind)
+            setting = setting_name(label, kind, scores.get("settings", {}).get(kind))
             yield from ((LANGUAGES[code].name, setting, of_language) for code, of_language in languages.items())
             yield AVERAGE, setting, scores["average"][kind]
 
@@ -88,8 +85,18 @@ def write_tables(labelled: Labelled, output_dir: Path | str, caption: str = "") 
 def render_markdown(labelled: Labelled, caption: str = "") -> str:
     """The table as Markdown, with its caption and the notice, ending with a line end."""
     table = markdown(_HEADINGS, _main_rows(labelled), 2)
-    notes = f"{_NOTES}{_rationale_note(labelled)}"
+    notes = f"{_NOTES}{_likelihood_note(labelled)}{_rationale_note(labelled)}"
     return "\n".join([table, *([" ".join(caption.split()), ""] if caption else []), f"{notes} {NOTICE}", ""])
+
+
+def _likelihood_note(labelled: Labelled) -> str:
+    """How log-likelihoods choose, where a setting has them."""
+    if not any(CHOOSES_ONE.intersection(scores["languages"]) for _, scores in labelled):
+        return ""
+    return (
+        " Likelihood: the one option whose letter or text is the most likely (normalised: by characters); a question "
+        "with several right answers is never right so."
+    )
 
 
 def _words(scores: dict[str, Any]) -> dict[str, str]:
@@ -111,7 +118,7 @@ def _main_rows(labelled: Labelled) -> list[list[str]]:
     rows = []
     for language, setting, scores in settings_and_scores(labelled):
         accuracy = f"{percent(scores['accuracy'])} ± {percent(scores['accuracy_standard_error'])}"
-        unparsed = f"{scores['num_unparsed']} ({percent(scores['unparsed_share'])} %)"
+        unparsed = f"{scores['num_unparsed']:g} ({percent(scores['unparsed_share'])} %)"
         row = [language, setting, f"{scores['num_questions']:,}", accuracy, percent(scores["chance_level"]), unparsed]
         row += [percent(scores.get(name)) for name in ("bleu_1_sentence", "rouge_1_f")]
         rows.append(bold(row) if language == AVERAGE else row)
@@ -122,6 +129,8 @@ def write_details(labelled: Labelled, comparisons: Sequence[dict[str, Any]], out
     """Write details.md: intervals, single and several answers apart, every score of rationales on all and on
     human-checked references, and the paired differences of `comparison.compare` (entries with first, second, kinds)."""
     parts = ["# Accuracy, %", _accuracy_details(labelled)]
+    if table := _order_details(labelled):
+        parts += ["# Options in other orders, accuracy in %", table]
     for prefix, title in (("", "all references"), ("human_check_passed_", "references that passed a human check")):
         if table := _rationale_details(labelled, prefix):
             parts += [f"# Rationales, %: {title}", table]
@@ -148,6 +157,28 @@ def _accuracy_details(labelled: Labelled) -> str:
         row.append(percent(s["hit_limit_share"]))
         rows.append(bold(row) if language == AVERAGE else row)
     return markdown(headings, rows, 2)
+
+
+def _order_details(labelled: Labelled) -> str:
+    """The table, or "" where no options were shuffled."""
+    rows = []
+    for language, setting, s in settings_and_scores(labelled):
+        if "num_orders" in s:
+            values = [percent(s[name]) for name in ("accuracy", "accuracy_order_sd", "accuracy_order_min")]
+            values += [percent(s[name]) for name in ("accuracy_order_max", "order_consistency")]
+            row = [language, setting, str(s["num_orders"]), *values]
+            rows.append(bold(row) if language == AVERAGE else row)
+    headings = [
+        "Language",
+        "Setting",
+        "Orders",
+        "Mean",
+        "Standard deviation",
+        "Lowest",
+        "Highest",
+        "Same answer in all",
+    ]
+    return markdown(headings, rows, 2) if rows else ""
 
 
 def _rationale_details(labelled: Labelled, prefix: str) -> str:

@@ -1,8 +1,10 @@
 """Scores: a pure function of predictions. No torch, no model, no network.
 
 A row of predictions.jsonl holds `id, lang, kind, prompt, output, options, parsed, gold, rationale, human_checked,
-human_check_passed, num_prompt_tokens, num_new_tokens, hit_limit, seconds`. Answers are read out of `output` again, so
-that one parser judges old and new files alike; where that differs from the recorded `parsed`, the rows are counted.
+human_check_passed, num_prompt_tokens, num_new_tokens, hit_limit, seconds`, and where they were recorded `setting`,
+`log_likelihoods`, and of shuffled options `order` and `original_letters` (options and gold are as they were shown).
+Answers are read out of `output` again, so that one parser judges old and new files alike; where that differs from the
+recorded `parsed`, the rows are counted.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from configs.progress import track
 from data_collection.detection import detect
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.question import LETTERS, chance_level, is_correct
-from finetune.prompts import KINDS
-from inference import significance
+from inference import kinds, orders, significance
+from inference.kinds import CHOOSES_ONE, SCORED_KINDS
 from inference.overlap import MAX_ORDER, Overlap, overlap
 from inference.significance import interval, resampled_means
 from inference.words import word_splitter, words
@@ -46,8 +48,8 @@ RATIONALE_SCORES = (
 DEFINITIONS = {
     "accuracy": "share of questions answered with every right letter and no other (exact set); unparsed ones are wrong",
     "accuracy_single_answer": "the same over questions with one right answer; _several_answers: over the others",
-    "..._standard_error": "sqrt(p (1 - p) / n); of an average, the root of the summed squares over the languages, by "
-    "their number",
+    "..._standard_error": "standard deviation over the questions / sqrt(n), which is sqrt(p (1 - p) / n); of an "
+    "average, the root of the summed squares over the languages, by their number",
     "..._low, ..._high": significance.DEFINITION,
     "chance_level": "mean over questions of 1/options; where any question of that language in the file has several "
     "right answers, of 1/(2^options - 1), for then any non-empty subset may be the answer",
@@ -67,6 +69,8 @@ DEFINITIONS = {
     "rationale": "of an output, what stands before the first answer heading (### Answer:), else before the last line "
     "that begins with an answer marker, else all of it; an empty one scores 0",
     "generation_seconds": "sum of the rows' seconds, each a question's share of the time its batch took",
+    **kinds.DEFINITIONS,
+    **orders.DEFINITIONS,
     "average": "mean over the languages, each counting the same; counts and seconds are sums",
 }
 
@@ -86,16 +90,17 @@ def read_predictions(path: Path | str, failed: FailedItems) -> list[Row]:
             wanted=f"a {PREDICTIONS_FILE}",
             todo="python inference/eval.py writes it",
         )
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str, int | None], Row] = {}
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = _checked(json.loads(line.decode("utf-8-sig")))
-                if (row["id"], row["kind"]) in rows:
+                key = row["id"], row["kind"], row.get("order")
+                if key in rows:
                     raise ValueError(f"question {row['id']} ({row['kind']}) occurs twice")
-                rows[row["id"], row["kind"]] = row
+                rows[key] = row
             except UnicodeDecodeError as error:
                 failed.add(f"{path}:{number}", f"not UTF-8: {error.reason} at byte {error.start}")
             except json.JSONDecodeError as error:
@@ -118,6 +123,7 @@ def _checked(row: Any) -> Row:
     row = {"rationale": "", "human_check_passed": False, "hit_limit": False, "seconds": 0.0} | row
     types = {"id": str, "lang": str, "kind": str, "output": str, "options": dict, "gold": list, "rationale": str}
     types |= {"human_check_passed": (bool, int), "hit_limit": bool, "seconds": (int, float)}
+    types |= {"order": (int, type(None))} if "order" in row else {}
     types |= {"parsed": (list, type(None))} if "parsed" in row else {}
     for name, wanted in types.items():
         if name not in row:
@@ -134,8 +140,12 @@ def _checked(row: Any) -> Row:
         raise ValueError(f"gold is {row['gold']}, wanted letters among {', '.join(letters)}")
     if row["lang"] not in LANGUAGES:
         raise ValueError(f"language {row['lang']!r}, wanted one of {', '.join(LANGUAGES)}")
-    if row["kind"] not in KINDS:
-        raise ValueError(f"kind {row['kind']!r}, wanted one of {', '.join(KINDS)}")
+    if row["kind"] not in SCORED_KINDS:
+        raise ValueError(f"kind {row['kind']!r}, wanted one of {', '.join(SCORED_KINDS)}")
+    if sorted(row.get("original_letters", letters)) != list(letters):
+        raise ValueError(
+            f"original_letters is {row['original_letters']!r:.80}, wanted {''.join(letters)} in some order"
+        )
     if not 0 <= row["seconds"] <= 1e12:  # false for NaN too; an integer may be too large for a float
         raise ValueError(f"seconds is {row['seconds']!r:.80}")
     return row
@@ -161,10 +171,12 @@ def score(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> dict[st
 
 
 def mark(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> list[Row]:
-    """What each row adds to the scores, sorted by language, kind and id, so that the rows' order changes no score."""
+    """What each question adds to the scores of each kind, sorted by language, kind and id, so that the rows' order
+    changes no score."""
     several = _several_possible(rows)
     in_order = sorted(rows, key=lambda row: (row["lang"], row["kind"], row["id"]))
-    return [_mark(row, several[row["lang"]], bert_f or {}) for row in track(in_order, "scoring", unit="answers")]
+    marks = [_mark(row, several[row["lang"]], bert_f or {}) for row in track(in_order, "scoring", unit="answers")]
+    return orders.merge_orders(marks)
 
 
 def summarise(rows: list[Row], marks: list[Row]) -> dict[str, Any]:
@@ -172,17 +184,19 @@ def summarise(rows: list[Row], marks: list[Row]) -> dict[str, Any]:
     several = _several_possible(rows)
     languages: dict[str, dict[str, Any]] = {}
     average: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in SCORED_KINDS:
         groups = {code: [m for m in marks if (m["lang"], m["kind"]) == (code, kind)] for code in several}
         found = {code: _of_language(group) for code, group in groups.items() if group}
         if found:
             languages[kind] = {code: scores for code, (scores, _) in found.items()}
             average[kind] = _average(*zip(*found.values(), strict=True))
+    settings = {row["kind"]: row["setting"] for row in rows if row.get("setting")}
     prompts = {json.dumps(row["prompt"], sort_keys=True) for row in rows if row.get("prompt")}
     return {
         "definitions": DEFINITIONS,
         "words": {code: word_splitter(code) for code in several},
         "any_subset_may_be_drawn": several,
+        "settings": {kind: settings[kind] for kind in languages if kind in settings},
         "prompts": [json.loads(prompt) for prompt in sorted(prompts)],
         "num_rows": len(rows),
         "num_parsed_otherwise_than_recorded": sum(m["parsed_otherwise"] for m in marks),
@@ -219,7 +233,9 @@ def _mark(row: Row, several_possible: bool, bert_f: Mapping[str, float]) -> Row:
         "unparsed": parsed is None,
         "parsed_otherwise": list(recorded or ()) != list(parsed or ()),
         "several": len(row["gold"]) > 1,
-        "chance": chance_level(len(row["options"]), several_possible=several_possible),
+        "chance": _chance(row, several_possible),
+        "order": row.get("order"),
+        "answer": orders.original_answer(row, parsed),
         "hit_limit": row["hit_limit"],
         "seconds": row["seconds"],
     }
@@ -232,6 +248,12 @@ def _mark(row: Row, several_possible: bool, bert_f: Mapping[str, float]) -> Row:
             marks |= rationale_scores(pair) | {"bert_score_f": bert_f.get(row["id"]), "pair": pair, "empty": not split}
             marks["passed"] = bool(row["human_check_passed"])
     return marks
+
+
+def _chance(row: Row, several_possible: bool) -> float:
+    if row["kind"] in CHOOSES_ONE:
+        return 1 / len(row["options"]) if len(row["gold"]) == 1 else 0.0
+    return chance_level(len(row["options"]), several_possible=several_possible)
 
 
 def rationale_scores(pair: Overlap) -> dict[str, float]:
@@ -288,14 +310,18 @@ def _of_language(marked: list[Row]) -> tuple[dict[str, Any], Resampled]:
         for prefix, group in (("", with_reference), ("human_check_passed_", passed)):
             scores[f"{prefix}num_references"] = len(group)
             scores |= {f"{prefix}{name}": _mean(m[name] for m in group) for name in RATIONALE_SCORES}
-            scores[f"{prefix}bleu_4_corpus"] = corpus_bleu([m["pair"] for m in group])
+            scores[f"{prefix}bleu_4_corpus"] = corpus_bleu(
+                [pair for m in group for pair in m.get("pairs", [m["pair"]])]
+            )
             resampled |= _resample(group, RATIONALE_SCORES, prefix)
-    return scores | _intervals(resampled), resampled
+    return scores | orders.order_scores(marked) | _intervals(resampled), resampled
 
 
 def _standard_error(marked: list[Row]) -> float | None:
     share = _mean(m["accuracy"] for m in marked)
-    return None if share is None else math.sqrt(share * (1 - share) / len(marked))
+    if share is None:
+        return None
+    return math.sqrt(math.fsum((m["accuracy"] - share) ** 2 for m in marked)) / len(marked)
 
 
 def _resample(marked: list[Row], names: Sequence[str], prefix: str) -> Resampled:
@@ -319,6 +345,8 @@ def _average(languages: Sequence[dict[str, Any]], resampled: Sequence[Resampled]
     """The macro average: each language counts the same; counts and seconds are summed."""
     average: dict[str, Any] = {"num_languages": len(languages)}
     for name in languages[0]:
+        if "order" in name:
+            continue
         values = [scores.get(name) for scores in languages]
         is_sum = name.startswith("num_") or name.endswith(("num_references", "_seconds"))
         average[name] = sum(values) if is_sum else _mean(values)
@@ -329,7 +357,7 @@ def _average(languages: Sequence[dict[str, Any]], resampled: Sequence[Resampled]
     average["questions_per_second"] = average["num_questions"] / seconds if seconds else None
     names = {name: None for of in resampled for name in of}
     means = {name: np.mean([of[name] for of in resampled if name in of], axis=0) for name in names}
-    return average | _intervals(means)
+    return average | orders.average_spread(languages) | _intervals(means)
 
 
 def write_scores(

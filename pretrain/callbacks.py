@@ -19,35 +19,34 @@ from pretrain.launching import STOP_FILE_VARIABLE
 STOP_FILE = "STOP"
 
 
-def _same_on_all_ranks(value: bool) -> bool:
-    """Rank 0's value on every rank: a file may appear between two ranks' looks at it."""
+def _same_on_all_ranks(*values: bool) -> list[bool]:
+    """Rank 0's values on every rank: a file may appear between two ranks' looks at it."""
     if not torch.distributed.is_initialized():
-        return value
-    flag = torch.tensor([int(value)], device=_communication_device())
-    torch.distributed.broadcast(flag, 0)
-    return bool(flag.item())
-
-
-def _communication_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return list(values)
+    flags = torch.tensor(values, dtype=torch.uint8, device="cuda" if torch.cuda.is_available() else "cpu")
+    torch.distributed.broadcast(flags, 0)
+    return [bool(flag) for flag in flags.tolist()]
 
 
 class StopFileCallback(TrainerCallback):
     """Ends the run after the step in progress when OUTPUT/STOP exists: checkpoint, then a clean end.
 
     It is the one way to end a run early. The file that STOP_FILE in the environment names ends it too: run.sh, which
-    does not know the folder, touches that on USR1 (time limit), and SIGTERM (preemption) does (`launching`).
+    does not know the folder, touches that on USR1 (time limit), and SIGTERM (preemption) does (`launching`). Those ask
+    for the job to go on later; the file in the folder, which somebody made by hand, does not (`by_hand`).
     """
 
     def __init__(self, output_dir: Path):
-        self.paths = [output_dir / STOP_FILE, *map(Path, filter(None, [os.environ.get(STOP_FILE_VARIABLE)]))]
-        self.stopped = False
+        self.by_hand_file = output_dir / STOP_FILE
+        self.asked_file = os.environ.get(STOP_FILE_VARIABLE)
+        self.stopped = self.by_hand = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        asked = any(path.exists() for path in self.paths)
-        if _same_on_all_ranks(asked) and state.global_step < state.max_steps:
+        asked = bool(self.asked_file) and os.path.exists(self.asked_file)
+        asked, by_hand = _same_on_all_ranks(asked, self.by_hand_file.exists())
+        if (asked or by_hand) and state.global_step < state.max_steps:
             log.info(f"asked to stop: saving at step {state.global_step} of {state.max_steps}")
-            self.stopped = True
+            self.stopped, self.by_hand = True, by_hand
             control.should_save = control.should_training_stop = True
         return control
 
@@ -133,4 +132,9 @@ def describe(row: dict[str, Any]) -> str:
     }
     if evaluated:
         parts.append("perplexity " + " ".join(f"{lang} {value:.2f}" for lang, value in evaluated.items()))
+    accuracy = {
+        name[len("eval_accuracy_") :]: value for name, value in row.items() if name.startswith("eval_accuracy_")
+    }
+    if accuracy:
+        parts.append("accuracy " + " ".join(f"{lang} {value:.1%}" for lang, value in accuracy.items()))
     return ", ".join(parts)

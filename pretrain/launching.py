@@ -22,7 +22,6 @@ from configs.settings import check
 STOP_FILE_VARIABLE = "STOP_FILE"  # names the file whose presence ends a run; run.sh sets it
 LOG_VARIABLE = "LOG_FILE"  # names the job's log, which the tasks of srun write to through a pipe; run.sh sets it
 OWN_STOP_FILE = "stopped-by-sigterm"  # its name where one process, watched by no run.sh or launcher, made it
-ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 SECONDS_TO_END = 10
 
 
@@ -40,22 +39,25 @@ def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> No
 
     The command line is read once before, so that a wrong name is refused once and not by every process. Nodes are those
     of the Slurm step the script runs in (srun, one task a node), else one. Without a GPU there is one process a node,
-    or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one process is enough,
-    and in the processes that torchrun started.
+    or as many as NUM_PROCESSES in the environment says, counted over all nodes. Returns when one process is enough, as
+    for a dry run, and in the processes that torchrun started.
 
     Args:
-        settings_classes: gives the dataclasses that the command line is read into.
+        settings_classes: gives the dataclasses that the command line is read into; `dry_run` is a field of one.
 
     Raises:
         SettingsError: the command line has unknown names or values of a wrong type.
     """
     if EXIT_CODE_FILE in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
-    if "TORCHELASTIC_RUN_ID" in os.environ or {"--help", "-h", "--dry_run"} & set(sys.argv):
+    if "TORCHELASTIC_RUN_ID" in os.environ or {"--help", "-h"} & set(sys.argv):
         return
     # Preemption sends SIGTERM to every process of a Slurm step. This one passes it on as a STOP file; those that it
     # starts leave it alone, or they would end before the step in progress is saved.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ends = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if check(*settings_classes()).get("dry_run"):
+        signal.signal(signal.SIGTERM, ends)
+        return
     num_nodes, num_processes = count_processes()
     if num_processes * num_nodes == 1:
         if STOP_FILE_VARIABLE not in os.environ:
@@ -64,7 +66,6 @@ def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> No
             os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / OWN_STOP_FILE)
         _stop_on_sigterm()
         return
-    check(*settings_classes())
     log.info(f"starting {num_processes} processes on {num_nodes} nodes with torchrun")
     words = [sys.executable, "-m", "torch.distributed.run"]
     words += [f"--nnodes={num_nodes}", f"--nproc_per_node={num_processes}"]
@@ -91,8 +92,9 @@ def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> No
             torchrun.wait()
         code = int(code_file.read_text()) if code_file.is_file() else ExitCode.DONE
         if plain and stop_file.exists() and code == ExitCode.DONE and torchrun.returncode == 0:
-            code = ENDED_BY_SIGTERM
-    if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS):  # a process crashed beside those
+            code = ExitCode.STOPPED
+    if torchrun.returncode and code in (ExitCode.DONE, ExitCode.FAILED_ITEMS, ExitCode.STOPPED):
+        # A process crashed beside those.
         print(_died().render(), file=sys.stderr)
         code = ExitCode.BUG
     if code == ExitCode.FAILED_ITEMS and num_nodes > 1:
@@ -121,14 +123,19 @@ def _died() -> UserError:
     )
 
 
-def code_when_stopped() -> int:
+def code_when_stopped(by_hand: bool) -> int:
     """The exit code of a run that a STOP file ended.
 
-    0 for run.sh, which looks at the file and requeues the job, and for the launcher; 143 for whoever started one
-    process plainly and sent it SIGTERM, so that nothing goes on from it.
+    143 where somebody wants it to rest, so that the job is not requeued and none that waits for its result starts, and
+    for whoever started one process plainly and sent it SIGTERM. Else 0, for run.sh, which looks at its file and
+    requeues the job, and for the launcher.
+
+    Args:
+        by_hand: the file lay in the run's folder.
     """
     stop_file = Path(os.environ.get(STOP_FILE_VARIABLE, ""))
-    return ENDED_BY_SIGTERM if stop_file.name == OWN_STOP_FILE and stop_file.exists() else ExitCode.DONE
+    own = stop_file.name == OWN_STOP_FILE and stop_file.exists()
+    return ExitCode.STOPPED if by_hand or own else ExitCode.DONE
 
 
 def _stop_on_sigterm() -> None:

@@ -27,7 +27,8 @@ from pretrain.models import (
 from pretrain.planning import check_block_size, plan_pretraining
 from pretrain.running import already_done, run_training
 from pretrain.tokenizing import tokenizer_hash
-from pretrain.training import PackedTrainer, TrainSettings
+from pretrain.train_settings import TrainSettings
+from pretrain.training import PackedTrainer
 
 # What the output depends on, of all settings: how often a line is logged is not among them.
 _IDENTITY = [
@@ -54,6 +55,16 @@ _IDENTITY = [
     "neftune_noise_alpha",
     "optim",
 ]
+# And these, where the result is one of several checkpoints or training may end early.
+_SELECTION = [
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "early_stopping_patience",
+    "eval_strategy",
+    "eval_steps",
+    "save_strategy",
+]
 
 
 @dataclass
@@ -73,6 +84,8 @@ def training_identity(args: TrainSettings, **more: Any) -> dict[str, Any]:
     values = {name: getattr(args, name) for name in _IDENTITY}
     if isinstance(args.deepspeed, str):
         values["deepspeed"] = fingerprint(read_json(args.deepspeed))
+    if args.load_best_model_at_end or args.early_stopping_patience:
+        values["selection"] = {name: getattr(args, name) for name in _SELECTION}
     values["global_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {**values, **more}
 

@@ -14,8 +14,10 @@ from configs.files import fingerprint
 from configs.progress import log, rank
 from pretrain import preflight
 from pretrain.checkpoints import remove_all
+from pretrain.heartbeats import heartbeats
 from pretrain.launching import STOP_FILE_VARIABLE, code_when_stopped, leave_group
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
+from pretrain.train_settings import TrainSettings
+from pretrain.training import PackedTrainer, prepare_to_start, save_result, train
 
 
 def already_done(args: TrainSettings, stage: str, name: str, identity: dict[str, Any]) -> int | None:
@@ -68,7 +70,8 @@ def run_training(
     """
     output_dir = Path(args.output_dir)
     preflight.check_gpus(args.use_cpu)
-    with records.run_record(output_dir, stage, settings, identity) if rank() == 0 else nullcontext() as record:
+    recorded = records.run_record(output_dir, stage, settings, identity) if rank() == 0 else nullcontext()
+    with recorded as record, heartbeats(args.hang_timeout):
         checkpoint = prepare_to_start(args)
         trainer = make_trainer()
         status, figures = train(trainer, checkpoint)
@@ -83,4 +86,4 @@ def run_training(
         if status == "finished" and rank() == 0:
             remove_all(output_dir)
             print(output_dir)
-    return failed.exit_code if status == "finished" else code_when_stopped()
+    return failed.exit_code if status == "finished" else code_when_stopped(trainer.stop_callback.by_hand)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import MissingInputError, SettingsError
-from configs.files import read_json, write_json
+from configs.files import read_json
+from pretrain.older_readers import write_for_older_readers
 
 # What has told two tokenizers apart before: scripts, runs of spaces, digits, line ends, rare characters, composition.
 PROBES = (
@@ -66,9 +67,7 @@ def convert_tokenizer(source: Path, output_dir: Path, model_type: str, vocab_siz
         )
     with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=output_dir) as folder:
         tokenizer.save_pretrained(folder)
-        # transformers 5 writes a class name that 4 (and what builds on it) does not know; both know this one.
-        described = read_json(Path(folder) / "tokenizer_config.json")
-        write_json(Path(folder) / "tokenizer_config.json", {**described, "tokenizer_class": "PreTrainedTokenizerFast"})
+        write_for_older_readers(Path(folder))
         for path in Path(folder).iterdir():
             os.replace(path, output_dir / path.name)
     return tokenizer

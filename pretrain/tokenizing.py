@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 
 from configs.errors import FailedItems, SettingsError
 from configs.languages import LANGUAGES
-from data_collection.documents import NO_TEXT, Shard, read_batches
+from data_collection.document_rows import NO_TEXT
+from data_collection.documents import Shard, read_batches
 from data_collection.jobs import ShardJob
 from pretrain.block_files import DOCUMENT, ArrayFile
 

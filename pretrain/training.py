@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
 
 from configs.errors import ExitCode, SettingsError
-from configs.files import REPOSITORY, read_json
 from configs.progress import log, rank
-from configs.settings import setting
 from pretrain import checkpoints
-from pretrain.attention import VARLEN, as_one_row, choose_attention
+from pretrain.attention import VARLEN, as_one_row
+from pretrain.best_checkpoint import BestCheckpointTrainer, EarlyStopping
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import (
     STOP_FILE,
@@ -30,109 +26,13 @@ from pretrain.callbacks import (
     StopFileCallback,
     read_metrics,
 )
-from pretrain.launching import join_group_of_one, let_killed_builds_go
 from pretrain.loss_plot import plot_losses
 from pretrain.metering import Meter
-from pretrain.planning import accumulation_steps
+from pretrain.older_readers import write_for_older_readers
+from pretrain.train_settings import TrainSettings
 
 
-def native_bf16() -> bool:
-    """Whether bfloat16 is fast here: any recent GPU, and CPUs with AVX512-BF16 or AMX. Others emulate it, slowly."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-@dataclass
-class TrainSettings(TrainingArguments):
-    """transformers.TrainingArguments with the defaults of this repository; all other names are as users know them."""
-
-    output_dir: str | None = setting(None, "folder of the run; runs/STAGE/NAME by default")
-    bf16: bool | None = setting(None, "bfloat16; by default where the device has it, float32 elsewhere")
-    lr_scheduler_type: str = setting("cosine", "learning rate schedule")
-    warmup_steps: float = setting(0.01, "warm-up, in steps, or below 1 as a share of them")
-    max_grad_norm: float = setting(1.0, "gradient clipping")
-    logging_steps: float = setting(10, "a line of metrics every so many steps")
-    save_steps: float = setting(200, "a checkpoint every so many steps")
-    save_total_limit: int | None = setting(2, "complete checkpoints kept")
-    report_to: str | list[str] | None = setting("tensorboard", "where metrics go beside metrics.jsonl")
-    disable_tqdm: bool | None = setting(True, "no bars: one line of progress an interval")
-    remove_unused_columns: bool = setting(False, "blocks are no columns")
-    activation_checkpointing: bool | None = setting(None, "recompute activations in backward; by default on GPUs")
-    attn_implementation: str | None = setting(
-        None, "sdpa, flash_attention_2, flex_attention; the best that keeps documents apart on this device by default"
-    )
-    use_liger_kernel: bool | None = setting(None, "fused kernels; by default on GPUs where liger-kernel is installed")
-    logging_nan_inf_filter: bool = setting(False, "a loss that is no number ends the run, and is not averaged away")
-    ddp_find_unused_parameters: bool | None = setting(False, "every trained parameter has a gradient here")
-    global_batch_size: int | None = setting(
-        None, "blocks a step on all devices; gradient_accumulation_steps then follows from the number of devices"
-    )
-    dry_run: bool = setting(False, "print the resolved settings and the arithmetic, and stop")
-    planned_gpus: int | None = setting(None, "GPUs that --dry_run plans for; by default the processes of a start here")
-    planned_card: str = setting("NVIDIA A100-SXM4-80GB", "card that --dry_run plans for")
-    planned_mfu: float = setting(0.4, "share of the card's peak that --dry_run reckons with")
-
-    def __post_init__(self) -> None:
-        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
-        if self.bf16 is None:
-            self.bf16 = native_bf16()
-        if self.activation_checkpointing is None:
-            alias = self.gradient_checkpointing  # transformers' older name
-            on_gpus = not self.use_cpu or self.dry_run  # plans are for GPUs
-            self.activation_checkpointing = on_gpus if alias is None else alias
-        if self.use_liger_kernel is None:
-            self.use_liger_kernel = not self.use_cpu and importlib.util.find_spec("liger_kernel") is not None
-        self.attention_is_ours = self.attn_implementation is None  # then it may give way to what the model has
-        if not self.dry_run:  # which may plan for another machine
-            half_precision = self.bf16 or self.fp16
-            self.attn_implementation = choose_attention(self.attn_implementation, self.use_cpu, half_precision)
-        if self.use_cpu and "RANK" in os.environ:
-            self.ddp_backend = self.ddp_backend or "gloo"
-        if self.deepspeed:
-            if isinstance(self.deepspeed, str) and not Path(self.deepspeed).is_file():
-                self.deepspeed = str(REPOSITORY / self.deepspeed)  # configs/deepspeed/..., from another folder
-            if not self.dry_run:
-                join_group_of_one()
-                let_killed_builds_go()
-                self._join_group()
-        if self.global_batch_size:  # before DeepSpeed's configuration takes the numbers over
-            if self.gradient_accumulation_steps != 1:
-                raise ValueError("gradient_accumulation_steps follows from global_batch_size: give one of the two")
-            num_devices = 1 if self.dry_run else int(os.environ.get("WORLD_SIZE", "1"))
-            self.gradient_accumulation_steps = accumulation_steps(
-                self.global_batch_size, self.per_device_train_batch_size, num_devices
-            )
-        asked, deepspeed = self.output_dir, self.deepspeed
-        if self.dry_run:  # under ZeRO 3 the plan's empty model would get weights
-            self.deepspeed = None
-        super().__post_init__()
-        self.deepspeed = deepspeed
-        self.output_dir = asked  # transformers would call an unnamed folder trainer_output; the stage names it
-
-    def problems(self) -> list[str]:
-        """What is wrong with the values."""
-        found = []
-        if self.save_total_limit == 1:
-            found.append("save_total_limit 1: wanted 2 or more, as one may be half written when a run is killed")
-        zero = (read_json(self.deepspeed) if isinstance(self.deepspeed, str) else self.deepspeed or {}).get(
-            "zero_optimization", {}
-        )
-        if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-            found.append(
-                "deepspeed: ZeRO 3 without stage3_gather_16bit_weights_on_model_save true would save no weights that "
-                "from_pretrained loads"
-            )
-        return found
-
-    def _join_group(self) -> None:
-        """Have DeepSpeed meet the other ranks before a model is loaded: ZeRO 3 shares its weights out while loading."""
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo" if self.use_cpu else "nccl", verbose=False)
-
-
-class PackedTrainer(Trainer):
+class PackedTrainer(BestCheckpointTrainer):
     """Trainer on packed blocks.
 
     Args:
@@ -151,10 +51,12 @@ class PackedTrainer(Trainer):
         self.evaluation, self.block_size, self.meter = evaluation, block_size, Meter()
         self._losses: list[torch.Tensor] = []  # of this step on this rank
         preflight = PreflightCallback()
+        patience = args.early_stopping_patience
         super().__init__(
             data_collator=Collator(block_size, pad_token_id),
             eval_dataset=evaluation or None,  # which `evaluate` knows itself; the Trainer wants one for --eval_strategy
-            callbacks=[preflight, self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()],
+            callbacks=[preflight, self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()]
+            + ([EarlyStopping(patience)] if patience else []),
             **arguments,
         )
         preflight.trainer = self
@@ -241,14 +143,24 @@ class PackedTrainer(Trainer):
             super()._save_checkpoint(*arguments)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Token-weighted loss and perplexity by language over all held-out blocks, shared out over the ranks.
-
-        Perplexity is exp of the mean loss of a token over the whole language, not a mean over blocks.
-        """
+        """Measure the model on what was held out, and log it."""
         start = time.monotonic()
         model = self.model_wrapped if self.model_wrapped is not None else self.model
         was_training = model.training
         model.eval()
+        metrics = self.measure(model)
+        model.train(was_training)
+        self.evaluated_at = self.state.global_step
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.meter.leave_out(time.monotonic() - start)
+        return metrics
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """Token-weighted loss and perplexity by language over all held-out blocks, shared out over the ranks.
+
+        Perplexity is exp of the mean loss of a token over the whole language, not a mean over blocks.
+        """
         metrics: dict[str, float] = {}
         total = torch.zeros(2, dtype=torch.float64)
         for lang, blocks in self.evaluation.items():
@@ -260,10 +172,6 @@ class PackedTrainer(Trainer):
             metrics[f"eval_perplexity_{lang}"] = math.exp(min(50.0, (sums[0] / sums[1]).item()))
         if total[1]:
             metrics["eval_loss"] = (total[0] / total[1]).item()
-        model.train(was_training)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.meter.leave_out(time.monotonic() - start)
         return metrics
 
     @torch.no_grad()
@@ -326,7 +234,8 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.stop_callback.stopped:
         return "stopped", {}
-    trainer.evaluate()
+    if trainer.evaluated_at != trainer.state.global_step:
+        trainer.evaluate()
     rows = read_metrics(output_dir / "metrics.jsonl") if rank() == 0 else []
     if any("loss" in row for row in rows):
         plot_losses(rows, output_dir / "loss.svg")
@@ -338,6 +247,7 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
         "target_tokens_per_second": _median([row[speed] for row in rows if speed in row]),
         "before": _by_language(evaluated[0]) if evaluated else {},
         "after": _by_language(evaluated[-1]) if evaluated else {},
+        **({"best_step": trainer.state.best_global_step} if args.load_best_model_at_end else {}),
     }
 
 
@@ -352,6 +262,7 @@ def save_result(trainer: PackedTrainer) -> None:
         os.umask(umask)
         for path in folder.glob("*.safetensors"):  # safetensors makes them private to the user
             path.chmod(0o666 & ~umask)
+        write_for_older_readers(folder)
 
 
 def _median(values: list[float]) -> float | None:
@@ -364,4 +275,6 @@ def _mean(values: list[float]) -> float | None:
 
 def _by_language(row: dict[str, Any]) -> dict[str, dict[str, float]]:
     names = {"perplexity": "eval_perplexity_", "loss": "eval_loss_"}
+    if "eval_accuracy" in row:
+        names["accuracy"] = "eval_accuracy_"
     return {k: {n[len(p) :]: v for n, v in row.items() if n.startswith(p)} for k, p in names.items()}

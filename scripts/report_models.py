@@ -12,8 +12,10 @@ from configs.languages import LANGUAGES
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import is_correct
 from finetune.prompts import KINDS
+from inference.kinds import SCORED_KINDS
 from inference.score_tables import AVERAGE
-from scripts.report_reading import Evaluation, Stage, clean, number, numbers, percent, pick
+from inference.visible_text import clean
+from scripts.report_reading import Evaluation, Stage, number, numbers, percent, pick
 
 TRAINING = {"pretrain": "pretrained", "finetune": "fine-tuned"}
 SAMPLES_PER_LANGUAGE = 3
@@ -26,7 +28,7 @@ def scores_table(evaluations: list[Evaluation]) -> Values:
     scored = [e for e in evaluations if e.scores]
     groups: list[tuple[str, str, str, list[Evaluation]]] = []
     for name, heading in _SHOWN:
-        for kind in reversed(KINDS):
+        for kind in (*reversed(KINDS), *(kind for kind in SCORED_KINDS if kind not in KINDS)):
             having = [e for e in scored if pick(e.scores, "average", kind, name) is not None]
             if having:
                 groups.append((f"{heading}, {kind.replace('_', ' ')}", kind, name, having))

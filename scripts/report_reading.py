@@ -1,13 +1,11 @@
 """What a report reads: the stages of a run folder and their files, in whatever state a run or a kill left them.
 
-Nothing here trusts what it reads: a value of another type than its stage writes counts as absent, and `clean` makes any
-text fit to be shown.
+Nothing here trusts what it reads: a value of another type than its stage writes counts as absent.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,38 +15,16 @@ from typing import Any
 from configs.errors import FailedItems, MissingInputError, SettingsError
 from configs.files import read_json
 from configs.languages import LANGUAGES, language
-from finetune.prompts import KINDS
+from inference.kinds import SCORED_KINDS
 from inference.scoring import PREDICTIONS_FILE, SCORES_FILE, read_predictions
+from inference.visible_text import clean, clean_line
 
 # What reading a broken file may raise; UserError is a ValueError, and a number may be too large for a float.
 READ_ERRORS = (OSError, ValueError, RecursionError, OverflowError)
-MAX_CHARACTERS, MAX_LABEL_CHARACTERS = 4000, 60
+MAX_LABEL_CHARACTERS = 60
 _NEEDED = ("num_questions", "num_unparsed", "accuracy", "accuracy_standard_error", "chance_level", "unparsed_share")
 _OPTIONAL = ("bleu_1_sentence", "rouge_1_f")
 _OPTIONAL += tuple(f"{name}_{end}" for name in ("accuracy", *_OPTIONAL) for end in ("low", "high"))
-# Control characters but tab and line end, marks that change the direction of the text around them, no characters.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot write
-
-
-def clean(value: object) -> str:
-    """Any value as text that can be shown: unseen characters made visible, what is very long cut, its length said."""
-    if value is None:
-        return "–"
-    text = value if isinstance(value, str) else str(value)
-    shown = _SURROGATE.sub("�", text[:MAX_CHARACTERS].replace("\r\n", "\n"))
-    shown = _UNSEEN.sub(lambda found: _visible(ord(found[0])), shown)
-    return shown + (f" … ({len(text) - MAX_CHARACTERS:,} more characters)" if len(text) > MAX_CHARACTERS else "")
-
-
-def _visible(code: int) -> str:
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
-
-
-def clean_line(value: object, max_characters: int) -> str:
-    """The same in one line of at most so many characters."""
-    line = " ".join(clean(value).split())
-    return line if len(line) <= max_characters else line[: max_characters - 1] + "…"
 
 
 def pick(value: Any, *names: str) -> Any:
@@ -255,7 +231,7 @@ def _usable(content: dict[str, Any]) -> dict[str, Any]:
     """
     languages: dict[str, dict[str, Any]] = {}
     average: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in SCORED_KINDS:
         of_kind = items(pick(content, "languages", kind))
         found = {code: _numbers_of(of_kind[code], f"{kind}, {code}") for code in LANGUAGES if code in of_kind}
         if found:
@@ -263,7 +239,14 @@ def _usable(content: dict[str, Any]) -> dict[str, Any]:
             average[kind] = _numbers_of(pick(content, "average", kind), f"{kind}, average")
     if not languages:
         raise ValueError(f"{SCORES_FILE} holds no scores")
-    return {"languages": languages, "average": average, "words": items(content.get("words"))}
+    recorded = items(content.get("settings"))
+    settings = {kind: recorded[kind] for kind in languages if _is_setting(recorded.get(kind))}
+    return {"languages": languages, "average": average, "words": items(content.get("words")), "settings": settings}
+
+
+def _is_setting(value: Any) -> bool:
+    types = {"adaptation": str, "num_fewshot": int, "prompt_style": str, "shuffled": bool}
+    return isinstance(value, dict) and all(isinstance(value.get(name), wanted) for name, wanted in types.items())
 
 
 def _numbers_of(scores: Any, what: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import Any
@@ -43,12 +44,20 @@ def chain(stages: list[Stage]) -> list[Values]:
                 "lives": stage.get("lives"),
                 "num_failed": stage.num_failed,
                 "command": stage.get("command"),
+                "settings": settings_of(stage),
                 "slurm": ", ".join(f"{name} {value}" for name, value in items(stage.get("slurm")).items()),
                 "progress": "" if stage.status == "finished" else progress(stage),
                 "error": stage.problem or stage.get("error") or "",
             }
         )
     return rows
+
+
+def settings_of(stage: Stage) -> list[tuple[str, str]]:
+    """Name and value of all that was set, as JSON writes values; what was left unset is left out."""
+    unset = (None, "", [], {})
+    pairs = items(stage.get("settings")).items()
+    return [(name, json.dumps(value, ensure_ascii=False)) for name, value in pairs if value not in unset]
 
 
 def progress(stage: Stage) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 from configs.errors import ExitCode
 from configs.files import REPOSITORY, atomic_open
 from inference.score_tables import NOTICE, write_tables
+from inference.visible_text import clean, clean_line
 from scripts import report_models, report_plots, report_sections
 from scripts.report_plots import Picture
-from scripts.report_reading import Evaluation, Stage, clean, clean_line, find_stages, json_rows, read_evaluations
+from scripts.report_reading import Evaluation, Stage, find_stages, json_rows, read_evaluations
 
 _TEMPLATE = "report_page.html"
 _MAX_LINES, _MAX_LINE_CHARACTERS = 20, 300

@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Make the environment: .venv with requirements.txt, and where apt may install them Tesseract with six languages, a CJK
 # font, and the compiler with which DeepSpeed builds its communication on the CPU.
-#   bash scripts/setup.sh [--slurm]     --slurm: the programs of scripts/local_slurm.sh too
+#   bash scripts/setup.sh [--slurm] [--chromium]     the programs of scripts/local_slurm.sh too; the tests' browser too
 # What is there already is left alone. Exit codes: 0 done, 4 something is missing and cannot be installed here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(tesseract-ocr tesseract-ocr-eng tesseract-ocr-fra tesseract-ocr-spa tesseract-ocr-rus tesseract-ocr-jpn
   tesseract-ocr-jpn-vert tesseract-ocr-chi-sim tesseract-ocr-osd fonts-noto-cjk g++)
-[[ ${1:-} != --slurm ]] || packages+=(slurmctld slurmd slurm-client munge iproute2)
+for argument in "$@"; do
+  case $argument in
+    --slurm) packages+=(slurmctld slurmd slurm-client munge iproute2) ;;
+    --chromium) packages+=(chromium) ;;
+    *) echo "error: unknown argument $argument (there are --slurm and --chromium)" >&2 && exit 2 ;;
+  esac
+done
 
 missing=()
 for package in "${packages[@]}"; do

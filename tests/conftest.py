@@ -7,17 +7,29 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+# What a machine should have once: the tests that use one of these stay on one worker of pytest-xdist.
+ONCE = {"new_slurm": "slurm", "real_server": "server"}
 LOCAL_SLURM = Path(__file__).parents[1] / "scripts" / "local_slurm.sh"
 NODES = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are what pytest-xdist shares out (--dist loadgroup), those that use the same of `ONCE` together."""
+    shared = {item.path: ONCE[name] for item in items for name in ONCE if name in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, item.path.stem)))
 
 
 def free_ports(count: int) -> int:
@@ -150,9 +162,21 @@ class ChatHandler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.seen[text] += 1
             self.server.times.append(time.monotonic())
+            refused = next((name for name in request if name in self.server.refused_fields), None)
             fault = self.server.faults.get(text, [])
             fault = fault.pop(0) if fault else None
         if self.refuses():
+            return
+        if refused:
+            error = {
+                "message": f"Unsupported parameter: '{refused}'",
+                "param": refused,
+                "code": "unsupported_parameter",
+            }
+            self.send(400, json.dumps({"error": error}).encode())
+            return
+        if request["model"] not in self.server.models + self.server.unlisted_models:
+            self.send(404, b'{"error": {"message": "The model does not exist"}}')
             return
         time.sleep(self.server.delay)
         self.server.requests.append(request)
@@ -208,10 +232,46 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server.lock, server.seen, server.times, server.requests = threading.Lock(), Counter(), [], []
     server.faults, server.models, server.key, server.delay = {}, ["tiny"], "the-key", 0.0
     server.reply = lambda request: f"reply to {request['messages'][-1]['content']}"
-    server.finish_reason = "length"
+    server.finish_reason, server.unlisted_models, server.refused_fields = "length", [], []
     server.over = threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.over.set()
     server.shutdown()
     server.server_close()
+
+
+DEMO_MODEL = LOCAL_SLURM.parents[1] / "models" / "smollm2-135m"
+
+
+class RealServer(NamedTuple):
+    """A server that is no stub: its address, and the name that its model has there."""
+
+    url: str
+    model: str
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """`transformers serve` with the demo model on loopback: slow (15 tokens a second) and real."""
+    if not (DEMO_MODEL / "model.safetensors").is_file():
+        pytest.skip("the demo model is missing: python scripts/download.py smollm2-135m")
+    program = Path(sys.executable).parent / "transformers"
+    folder, port = tmp_path_factory.mktemp("serve"), free_ports(1)
+    (folder / "hub").mkdir()  # without one it lists its models by an internal error
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [program, "serve", DEMO_MODEL, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
+    try:
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.skip(f"transformers serve does not start: {(folder / 'log').read_text(errors='replace')[-500:]}")
+        yield RealServer(f"http://127.0.0.1:{port}/v1", str(DEMO_MODEL))
+    finally:
+        process.terminate()
+        process.wait(30)

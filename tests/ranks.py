@@ -21,7 +21,8 @@ from configs.errors import SettingsError
 from pretrain import checkpoints
 from pretrain.launching import leave_group
 from pretrain.models import load_model
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, save_result, train
+from pretrain.train_settings import TrainSettings
+from pretrain.training import PackedTrainer, prepare_to_start, save_result, train
 
 ROOT = Path(__file__).parents[1]
 BLOCK_SIZE, NUM_STEPS, BATCH = 48, 20, 8

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
-from data_collection import documents
+from data_collection import document_files, documents
 from data_collection.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
 from data_collection.json_lines import flat_rows
 from data_collection.work import array_task, unique_names
@@ -160,7 +160,7 @@ def test_json_lines_in_columns_are_what_they_are_row_by_row(tmp_path, lines, in_
 
 
 def test_an_endless_line_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1000)
+    monkeypatch.setattr(document_files, "MAX_DOCUMENT_BYTES", 1000)
     rows = [{"text": "a" * 5000}, {"text": "short"}, {"text": "b" * 2000}]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found, failed = read_all([tmp_path])

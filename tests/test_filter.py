@@ -17,8 +17,9 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
-from data_collection import documents
-from data_collection.documents import SCHEMA, Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection import document_files, documents
+from data_collection.document_rows import SCHEMA
+from data_collection.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
 from data_collection.filtering import FilterRules, judge
 from data_collection.keywords import KeywordMatcher, read_keywords
 from data_collection.thresholds import Thresholds
@@ -171,7 +172,7 @@ def test_a_large_file_is_cut_between_row_groups(tmp_path, monkeypatch):
         for number in range(95):
             writer.write(Document("", f"{number} {random.Random(number).randbytes(200).hex()}"))
     (whole,) = find_shards([tmp_path])
-    monkeypatch.setattr(documents, "MAX_PART_BYTES", tmp_path.joinpath("big.parquet").stat().st_size // 3)
+    monkeypatch.setattr(document_files, "MAX_PART_BYTES", tmp_path.joinpath("big.parquet").stat().st_size // 3)
     parts = find_shards([tmp_path])
     assert [part.name for part in parts] == [f"big.part-{n}-of-{len(parts)}" for n in range(1, len(parts) + 1)]
     assert len(parts) >= 3 and len({part.identity()["row_groups"] for part in parts}) == len(parts)

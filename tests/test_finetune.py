@@ -19,12 +19,10 @@ from finetune import prompts, tuning
 from finetune.examples import (
     PackedExamples,
     find_benchmark,
-    leave_out_test_questions,
-    read_train,
-    split_dev,
     to_segments,
 )
 from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
+from finetune.rows import read_rows, read_train, split_dev
 from finetune.styles import PLAIN
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import read_metrics
@@ -106,7 +104,7 @@ def test_packed_examples_teach_what_they_teach_alone(tiny_model):
         loss = model(**packed, use_cache=False).loss.item()
         for ids, labels in segments:
             logits = model(torch.from_numpy(ids)[None, :-1]).logits[0]
-            targets = torch.from_numpy(labels)[1:]
+            targets = torch.from_numpy(labels).long()[1:]
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED).item()
             count += int((targets != IGNORED).sum())
     assert count == int((packed["labels"] != IGNORED).sum())
@@ -129,9 +127,18 @@ def test_dev_is_held_out_of_train_by_hash():
     assert split_dev(questions, 0.0) == (questions, [])
 
 
+def without_test_questions(data, **more):
+    more = {"keep_contaminated": False, "dev_share": 0.0, **more}
+    failed = FailedItems()
+    rows = read_rows(data, None, None, failed, **more)
+    assert not failed
+    return rows
+
+
 def test_training_questions_that_are_test_questions_are_left_out_and_listed(tmp_path, tiny_model, monkeypatch):
-    questions, failed = read_train(SAMPLE, None, FailedItems()), FailedItems()
-    assert leave_out_test_questions(questions, SAMPLE, failed) == questions and not failed
+    questions = read_train(SAMPLE, None, FailedItems())
+    clean = without_test_questions(SAMPLE)
+    assert clean.train == [questions] and not clean.contaminated
     shutil.copytree(SAMPLE / "mmedbench", tmp_path, dirs_exist_ok=True)
     stolen = {}
     for lang, name in (("en", "English"), ("zh", "Chinese"), ("ja", "Japanese"), ("fr", "French"), ("es", "Spanish")):
@@ -144,22 +151,28 @@ def test_training_questions_that_are_test_questions_are_left_out_and_listed(tmp_
         with open(tmp_path / "Train" / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({**row, "answer_idx": "A"}, ensure_ascii=False) + "\n")
         stolen[lang] = f"Train/{name}/00043", f"Test/{name}/00005"
-    more, failed = read_train(tmp_path, None, FailedItems()), FailedItems()
-    assert len(more) == len(questions) + 5
-    assert [q.content_hash for q in leave_out_test_questions(more, tmp_path, failed)] == [
-        q.content_hash for q in questions
-    ]
-    assert {item["where"]: item["reason"].split()[4] for item in failed.items} == dict(stolen.values())
+    rows = without_test_questions(tmp_path)
+    assert [q.content_hash for q in rows.train[0]] == [q.content_hash for q in questions]
+    assert {row["row"]: row["test_question"] for row in rows.contaminated} == dict(stolen.values())
+    assert all(0.5 <= row["share"] <= 1 for row in rows.contaminated)
+    more = read_train(tmp_path, None, FailedItems())
+    assert without_test_questions(tmp_path, keep_contaminated=True).train == [more]
 
-    # From the command line: listed by default, taught with --keep_contaminated; what is clean makes the same run.
-    seen = []
-    monkeypatch.setattr(tuning, "split_dev", lambda kept, share: seen.append(len(kept)) or split_dev(kept, share))
-    words = [*command_line(tmp_path, tiny_model, block_size=4096), "--dry_run", "true"]
-    assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
-    main_of([*words, "--keep_contaminated", "true"], monkeypatch)()
-    assert seen == [len(questions), len(questions) + 5]
+    # From the command line: no failed items, so exit code 0; listed beside run.json, and what is clean is taught.
+    small = {"block_size": 2048, "per_device_train_batch_size": 1, "max_steps": 1, "dev_share": 0}
+    words = [*command_line(tmp_path, tiny_model, **small), "--languages", "en"]
+    assert main_of(words, monkeypatch)() == ExitCode.DONE
+    (listed,) = [json.loads(line) for line in (tmp_path / "run" / "contaminated.jsonl").read_text().splitlines()]
+    assert listed == rows.contaminated[0] and not (tmp_path / "run" / "failures.jsonl").exists()
+    result = read_json(tmp_path / "run" / "run.json")["result"]
+    assert (result["num_contaminated"], result["num_rows"]) == (1, 42)
+    kept = [*words, "--keep_contaminated", "true", "--output_dir", str(tmp_path / "kept")]
+    assert main_of(kept, monkeypatch)() == ExitCode.DONE
+    result = read_json(tmp_path / "kept" / "run.json")["result"]
+    assert (result["num_contaminated"], result["num_rows"]) == (0, 43)
+    assert not (tmp_path / "kept" / "contaminated.jsonl").exists()
     shutil.rmtree(tmp_path / "Test")
-    assert leave_out_test_questions(more, tmp_path, FailedItems()) == more  # nothing to compare with
+    assert without_test_questions(tmp_path).train == [more]  # nothing to compare with
 
 
 def test_questions_are_found_or_said_to_be_missing(tmp_path):

@@ -35,6 +35,7 @@ BODIES = {
     "return 0": 0,
     "raise MissingInputError('there is no model', todo='get one')": 3,
     "return 5": 5,
+    "return 143": 143,
     "return 5 if rank() == 0 else 1 / 0": 1,
 }
 
@@ -129,10 +130,20 @@ def test_sigterm_to_all_processes_becomes_a_stop_file_and_ends_none(tmp_path, sc
 
 def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
     (tmp_path / "script.py").write_text(
-        "import os, sys\nfrom pretrain.launching import launch_all_processes\n"
-        "launch_all_processes(lambda: ())\nprint(os.getppid(), 'RANK' in os.environ)"
+        "import os, sys\nfrom dataclasses import dataclass\nfrom pretrain.launching import launch_all_processes\n"
+        "@dataclass\nclass Settings:\n    dry_run: bool = False\n"
+        "launch_all_processes(lambda: (Settings,))\nprint(os.getppid(), 'RANK' in os.environ)"
     )
-    for words, env in (([], {}), (["--help"], {"NUM_PROCESSES": "2"}), (["--dry_run"], {"NUM_PROCESSES": "2"})):
+    (tmp_path / "dry.yaml").write_text("dry_run: true\n")
+    two = {"NUM_PROCESSES": "2"}
+    for words, env in (
+        ([], {}),
+        (["--help"], two),
+        (["--dry_run"], two),
+        (["--dry_run=true"], two),
+        (["--config", str(tmp_path / "dry.yaml")], two),
+        (["--config", str(tmp_path / "dry.yaml"), "--dry_run", "false"], {}),
+    ):
         command = [sys.executable, str(tmp_path / "script.py"), *words]
         answer = subprocess.run(command, env=script_env | env, capture_output=True, text=True, timeout=60, check=True)
         assert answer.stdout == f"{os.getpid()} False\n"

@@ -1,6 +1,6 @@
 """Training under a real Slurm: preempted with SIGTERM to all its processes, it saves, requeues itself and goes on.
 
-LONG_TESTS=1 pytest tests/test_preemption.py -k time_limit      a time limit that hits twice, which takes ten minutes
+LONG_TESTS=1 pytest tests/test_preemption.py -k time_limit      a time limit that hits twice, which takes a quarter hour
 LONG_TESTS=1 pytest tests/test_preemption.py -k dead_rank       a rank killed on one of two nodes
 LONG_TESTS=1 pytest tests/test_preemption.py -k salloc          run.sh and a bare srun under salloc
 """
@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from pretrain.callbacks import read_metrics
 
 ROOT = Path(__file__).parents[1]
-NUM_STEPS, LONG_RUN_STEPS = 40, 1500
+NUM_STEPS = 40
+LONG_RUN_STEPS = int(os.environ.get("LONG_RUN_STEPS", 4000))  # more than two lives of a minute get done
 
 
 def wait_until(condition, seconds):
@@ -109,15 +110,19 @@ def test_preempted_run_is_requeued_and_ends_as_if_in_one_piece(slurm, tmp_path, 
     cluster.assert_equal("straight", "preempted")
 
 
-@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes ten minutes: LONG_TESTS=1 pytest -k time_limit")
-def test_a_time_limit_that_hits_again_and_again_requeues_until_the_run_is_done(slurm, tmp_path, tiny_model):
+@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a quarter hour: LONG_TESTS=1 pytest -k time_limit")
+def test_a_time_limit_that_hits_twice_requeues_twice_and_the_run_ends_as_if_in_one_piece(slurm, tmp_path, tiny_model):
     cluster = Cluster(slurm, tmp_path, tiny_model, max_steps=LONG_RUN_STEPS)
-    cluster.submit("limited", "--time=2", "--signal=B:USR1@60")
-    wait_until(lambda: cluster.record("limited")["status"] == "finished", 1500)
+    limited = cluster.submit("limited", "--time=3", "--signal=B:USR1@90")
+    show = ["scontrol", "show", "job", limited]
+    wait_until(lambda: b" Restarts=2 " in subprocess.run(show, env=cluster.env, capture_output=True).stdout, 1200)
+    # However slow the machine, the third life is the last.
+    subprocess.run(["scontrol", "update", f"jobid={limited}", "timelimit=UNLIMITED"], env=cluster.env, check=True)
+    wait_until(lambda: cluster.record("limited")["status"] == "finished", 1200)
     record = cluster.record("limited")
-    assert record["lives"] >= 3 and int(record["slurm"]["SLURM_RESTART_COUNT"]) >= 2, cluster.log("limited")
+    assert record["lives"] == 3 and record["slurm"]["SLURM_RESTART_COUNT"] == "2", cluster.log("limited")
     cluster.submit("straight")
-    wait_until(lambda: cluster.record("straight")["status"] == "finished", 900)
+    wait_until(lambda: cluster.record("straight")["status"] == "finished", 1200)
     assert cluster.record("straight")["lives"] == 1
     cluster.assert_equal("straight", "limited")
     print("lives", record["lives"], "seconds", record["wall_seconds"])
@@ -152,7 +157,8 @@ def test_the_nodes_of_salloc_find_each_other(slurm, tmp_path, tiny_model, comman
     words = ["salloc", "--nodes=2", "--cpus-per-task=1", *command, *cluster.arguments("run")]
     answer = subprocess.run(words, cwd=ROOT, env=cluster.env, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "2 ranks met: 1 on n1, 1 on n2" in answer.stderr, answer.stderr
+    orders = ("1 on n1, 1 on n2", "1 on n2, 1 on n1")  # torchrun gives one machine's nodes ranks by their process ids
+    assert any(f"2 ranks met: {order}" in answer.stderr for order in orders), answer.stderr
     assert cluster.record("run")["status"] == "finished"
 
 

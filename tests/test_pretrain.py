@@ -26,8 +26,10 @@ from configs.files import read_json
 from pretrain import checkpoints
 from pretrain.blocks import IGNORED, Collator
 from pretrain.callbacks import STOP_FILE, MetricsCallback, StopFileCallback, read_metrics
+from pretrain.launching import code_when_stopped
 from pretrain.models import load_model
-from pretrain.training import PackedTrainer, TrainSettings, prepare_to_start, train
+from pretrain.train_settings import TrainSettings
+from pretrain.training import PackedTrainer, prepare_to_start, train
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS, SAVE_STEPS = 12, 3
@@ -319,6 +321,13 @@ def test_settings_that_would_lose_a_run_are_refused():
 
     assert problems() == []
     assert "wanted 2 or more" in problems(save_total_limit=1)[0]
+    for deepspeed in ({}, {"bf16": {"enabled": "auto"}}, {"zero_optimization": {"stage": 0}}):
+        assert len(problems(dry_run=True, deepspeed=deepspeed)) == bool(deepspeed)
+    assert "no gradient norm" in problems(dry_run=True, deepspeed={"zero_optimization": {"stage": 0}})[0]
+    zero3 = {"stage": 3}
+    assert "gather" in problems(dry_run=True, deepspeed={"zero_optimization": zero3})[0]
+    zero3["stage3_gather_16bit_weights_on_model_save"] = True
+    assert problems(dry_run=True, deepspeed={"zero_optimization": zero3}) == []
 
 
 def test_only_complete_checkpoints_count(tmp_path):
@@ -344,16 +353,18 @@ def test_a_stop_file_ends_the_run_after_the_step_with_a_checkpoint_but_not_after
         control = SimpleNamespace(should_save=False, should_training_stop=False)
         callback.on_step_end(None, SimpleNamespace(global_step=step, max_steps=5), control)
         assert control.should_save == control.should_training_stop == callback.stopped
-        return callback.stopped
+        return callback.stopped and code_when_stopped(callback.by_hand)
 
-    assert not after_step(3)
+    assert after_step(3) is False
     (tmp_path / STOP_FILE).touch()
-    assert after_step(3) and not after_step(5)
+    assert after_step(3) == 143 and after_step(5) is False  # not done, and wanted so: nothing goes on from it
     (tmp_path / STOP_FILE).unlink()
     monkeypatch.setenv("STOP_FILE", str(tmp_path / "elsewhere"))
-    assert not after_step(3)
+    assert after_step(3) is False
     (tmp_path / "elsewhere").touch()
-    assert after_step(3)
+    assert after_step(3) == 0 and after_step(3) is not False  # for run.sh, which requeues the job
+    (tmp_path / STOP_FILE).touch()
+    assert after_step(3) == 143  # both: it shall rest
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):

@@ -62,6 +62,8 @@ def test_the_request_names_the_question_the_options_and_the_answer(lang):
         (f"As an AI language model I may be wrong. {GOOD}\n### Answer: A", "a refusal"),
         ("It thins the blood because it is warfarin and " * 30 + ".\n### Answer: A", "repeated_ngrams"),
         (GOOD[:-30] + "\n### Answer: A", "broken off"),
+        # What a model of 135 million parameters wrote.
+        ("A. Explain in English, step by step, why it is right and why the other options are not.", "repeats what was"),
         (
             "La warfarine empêche le foie de renouveler la vitamine K, sans laquelle plusieurs facteurs ne peuvent pas "
             "être achevés ; le sang coagule donc plus lentement.\n\n### Answer: A",
@@ -175,12 +177,12 @@ def test_what_the_server_did_not_answer_is_no_attempt(tmp_path, http, explaining
     assert french.returncode == 3 and "in de" in said
 
 
-def test_killed_ten_times_no_question_is_lost_or_asked_again(tmp_path, http, explaining, script_env):
-    """What was in flight at a kill is asked once more; what the journal has is not."""
+def test_killed_three_times_no_question_is_lost_or_asked_again(tmp_path, http, explaining, script_env):
+    """What was in flight at a kill is asked once more; what the journal has is not (test_asking.py: ten times)."""
     http.delay = 0.2
     words = ("--languages", "en", "--replace", "--max_concurrent_requests", "2")
     kills = in_flight = 0
-    while kills < 10:
+    while kills < 3:
         done = len(journal(tmp_path / "out"))
         process = run(tmp_path / "out", http, script_env, *words)
         while process.poll() is None and len(journal(tmp_path / "out")) < done + 2:

@@ -17,9 +17,10 @@ import pytest
 from configs.errors import ExitCode, MissingInputError
 from inference import scoring
 from inference.score_tables import NOTICE
+from inference.visible_text import clean
 from scripts import report_plots, reporting
 from scripts.report_models import conditions
-from scripts.report_reading import clean, find_stages
+from scripts.report_reading import find_stages
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<script>alert(1)</script>"
@@ -223,6 +224,8 @@ def test_every_section_says_what_the_files_say(page, run_dir):
         row = page.row_of(place)
         assert row[2:6] == ["finished", "1m35s", "2", "10" if place == "ocr/en" else "0"]
     assert "Not in this run" not in page.text
+    settings = next(" ".join(row[0].split()) for row in page.rows if row and "lora_rank" in row[0])
+    assert settings.endswith("5 settings use_cpu: true bf16: false lora: true lora_rank: 16 block_size: 640"), settings
     assert page.row_of("English") == ["English", "12", "25.0", *page.row_of("English")[3:]]
     assert page.row_of("Average")[:5] == ["Average", "24", "25.0", "25.0± 8.84 unparsed", "75.0± 8.84 unparsed"]
     assert NOTICE in page.text and f"12 questions; {SCRIPT}." in page.text
@@ -388,3 +391,16 @@ def test_conditions_on_gpus(tmp_path):
         "Pretrained 3 of 4 steps of 512 x 512 tokens, fine-tuned 4 steps of 640 tokens (all weights), "
         "machine: 8 GPUs / 1 GPU, bfloat16"
     )
+
+
+def test_every_way_of_asking_has_its_columns_and_its_setting(tmp_path, no_pictures):
+    rows = [prediction("fr", n, "letter_likelihood", "AB"[n % 2], "text") for n in range(4)]
+    for row in rows:
+        row["setting"] = {"adaptation": "few-shot", "num_fewshot": 3, "prompt_style": "plain", "shuffled": False}
+    write_json(tmp_path / "eval/run.json", record("eval", 1))
+    scoring.write_scores([("base", scoring.score(rows))], tmp_path / "eval")
+    write_rows(tmp_path / "eval/predictions.jsonl", rows)
+    assert reporting.report(tmp_path, tmp_path / "report.html") == ExitCode.DONE
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Accuracy, %, letter likelihood" in page.text and page.row_of("French")[3].startswith("50.0")
+    assert "base, letter likelihood, 3-shot" in (tmp_path / "table.md").read_text(encoding="utf-8")

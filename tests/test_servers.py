@@ -165,3 +165,20 @@ def test_an_error_of_the_caller_ends_the_asking(http):
             (Request(i, [{"role": "user", "content": str(i)}], 5) for i in range(1000)), on_answer
         )
     assert len(answers) <= 14 and sum(http.seen.values()) <= 14
+
+
+def test_a_model_that_is_served_but_not_listed_is_asked(http):
+    http.models, http.unlisted_models = ["other"], ["/models/mine"]
+    server = Server(settings(http, server_model="/models/mine"))
+    assert server.model == "/models/mine" and ask(server, ["x"])[0]["x"].text == "reply to x"
+
+
+def test_a_model_that_takes_no_max_tokens_or_temperature_is_asked_in_its_words(http):
+    http.refused_fields = ["max_tokens", "temperature"]
+    by_key, _ = ask(Server(settings(http, max_retries=0, max_concurrent_requests=3)), [str(i) for i in range(9)])
+    assert all(answer.text == f"reply to {key}" for key, answer in by_key.items())
+    assert all(set(sent) == {"model", "messages", "max_completion_tokens"} for sent in http.requests)
+    assert sum(http.seen.values()) <= 9 + 2 * 3  # it is learnt once, not with each question
+    http.refused_fields = ["messages"]
+    by_key, _ = ask(Server(settings(http)), ["x"])
+    assert by_key["x"].num_tries == 1 and "messages" in by_key["x"].error

@@ -12,6 +12,7 @@ from inference.eval import EvalSettings
 from pretrain.prepare import PrepareSettings
 from pretrain.pretraining import PretrainArguments
 from pretrain.train import PretrainSettings
+from scripts.ablation import AblationSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = {
@@ -20,6 +21,7 @@ CLASSES = {
     "finetune": (FinetuneSettings, FinetuneArguments),
     "eval": (EvalSettings,),
     "mappings": (CorpusMapping,),
+    "ablation": (AblationSettings,),
 }
 YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 
@@ -31,6 +33,8 @@ def test_a_settings_file_is_read_by_its_script(name):
     words = ["--config", str(path)]
     if classes == CLASSES["prepare"]:
         words += ["--input", "documents", "--output_dir", "blocks"]
+    if classes == CLASSES["ablation"]:
+        words += ["--output_dir", "ablation"]
     if any(hasattr(cls, "deepspeed") for cls in classes):
         words += ["--use_cpu", "--deepspeed", "none"]  # DeepSpeed would make a process group here
     assert len(parse("A test.", *classes, argv=words)) == len(classes)
