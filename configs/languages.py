@@ -19,8 +19,8 @@ class Language:
         tesseract: name of Tesseract's model.
         min_keywords: MKC, the least number of distinct medical keywords of a kept document.
         min_density: DENS, the least share of characters that keywords cover, of a kept document of up to 500
-            characters (data_collection/thresholds.py has that of longer ones). Those of ar, hi and de are the others'
-            mean: there were no labelled documents to choose them by.
+            characters (data_collection/selection/thresholds.py has that of longer ones). Those of ar, hi and de are
+            the others' mean: there were no labelled documents to choose them by.
         paper_min_keywords: MKC as published with MMedC, for its own lists of about 200 keywords; none for a language
             that MMedC does not have.
         paper_min_density: DENS as published with MMedC.

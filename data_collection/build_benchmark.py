@@ -42,7 +42,7 @@ class BuildSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, BuildSettings)
-    from data_collection.benchmark import build_benchmark
+    from data_collection.benchmarks.benchmark import build_benchmark
 
     return build_benchmark(settings)
 

@@ -74,10 +74,17 @@ def line_of(name: str, thresholds: Any, found: dict[str, Any]) -> str:
 def main() -> int:
     settings = parse(__doc__, CalibrateSettings)[0]
 
-    from data_collection.calibration import choose, cross_validate, draw, rates, rates_by_source, read_labelled
-    from data_collection.documents import find_shards
-    from data_collection.keywords import KeywordMatcher, read_keywords
-    from data_collection.thresholds import Thresholds
+    from data_collection.corpus.documents import find_shards
+    from data_collection.selection.calibration import (
+        choose,
+        cross_validate,
+        draw,
+        rates,
+        rates_by_source,
+        read_labelled,
+    )
+    from data_collection.selection.keywords import KeywordMatcher, read_keywords
+    from data_collection.selection.thresholds import Thresholds
 
     row = language(settings.lang)
     keywords = read_keywords(settings.keywords or row.keywords_file)

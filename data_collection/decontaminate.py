@@ -45,10 +45,10 @@ class DecontaminateSettings:
 def main() -> int:
     settings = parse(__doc__, DecontaminateSettings)[0]
 
-    from data_collection.contamination import find_test_files, load_test_questions
-    from data_collection.decontamination import decontaminate_shard, summarise
-    from data_collection.documents import find_shards
-    from data_collection.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.corpus.documents import find_shards
+    from data_collection.corpus.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.overlaps.contamination import find_test_files, load_test_questions
+    from data_collection.overlaps.decontamination import decontaminate_shard, summarise
 
     test = tuple(str(path) for path in find_test_files(settings.test))
     questions, _ = load_test_questions(test)

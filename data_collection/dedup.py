@@ -33,8 +33,8 @@ from configs.languages import language
 from configs.progress import log
 from configs.records import already_done, run_record
 from configs.settings import parse, setting
-from data_collection.jobs import SHARES, do_shards, run_shard_job
-from data_collection.work import array_task
+from data_collection.corpus.jobs import SHARES, do_shards, run_shard_job
+from data_collection.corpus.work import array_task
 
 
 @dataclass
@@ -70,8 +70,8 @@ def search(settings: DedupSettings, shards: list, signatures: Any, may_do: bool)
     Raises:
         MissingInputError: signatures are missing; or the step has not been done, and this command may not do it.
     """
-    from data_collection import duplicates
-    from data_collection.signatures import Folders, partitions, read_layout, save_layout
+    from data_collection.overlaps import duplicates
+    from data_collection.overlaps.signatures import Folders, partitions, read_layout, save_layout
 
     folders = Folders(settings.output_dir)
     layout = read_layout(signatures, shards)
@@ -108,10 +108,10 @@ def main() -> int:
             todo="submit three jobs, the later ones with --dependency=afterok:ID (data_collection/README.md)",
         )
 
-    from data_collection import duplicates
-    from data_collection.documents import find_shards
-    from data_collection.minhash import NUM_BANDS, SHINGLE_SIZE, rows_per_band
-    from data_collection.signatures import signature_job, summarise_signatures
+    from data_collection.corpus.documents import find_shards
+    from data_collection.overlaps import duplicates
+    from data_collection.overlaps.minhash import NUM_BANDS, SHINGLE_SIZE, rows_per_band
+    from data_collection.overlaps.signatures import signature_job, summarise_signatures
 
     # Sorted, since the names of the shards follow the order of the inputs.
     shards = find_shards(sorted(settings.input))

@@ -35,7 +35,7 @@ class DescribeSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, DescribeSettings)
-    from data_collection.describing import describe_questions
+    from data_collection.benchmarks.describing import describe_questions
 
     return describe_questions(settings)
 

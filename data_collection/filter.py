@@ -67,8 +67,8 @@ class FilterSettings:
 
 def rules_of(settings: FilterSettings) -> Any:
     """The thresholds in force, the user's over the language's."""
-    from data_collection.filtering import FilterRules
-    from data_collection.thresholds import Thresholds
+    from data_collection.selection.filtering import FilterRules
+    from data_collection.selection.thresholds import Thresholds
 
     row = language(settings.lang)
     thresholds = Thresholds.of(row.code, settings.thresholds)
@@ -87,9 +87,9 @@ def rules_of(settings: FilterSettings) -> Any:
 def main() -> int:
     settings = parse(__doc__, FilterSettings)[0]
 
-    from data_collection.documents import find_shards
-    from data_collection.filtering import filter_shard, summarise
-    from data_collection.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.corpus.documents import find_shards
+    from data_collection.corpus.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.selection.filtering import filter_shard, summarise
 
     rules = rules_of(settings)
     rules.matcher().match("")  # compiles what is not compiled yet, which each worker process would do again

@@ -47,9 +47,9 @@ class MergeSettings:
 def main() -> int:
     settings = parse(__doc__, MergeSettings)[0]
 
-    from data_collection.jobs import ShardJob, run_shard_job, shard_files
-    from data_collection.merging import find_merge_shards, merge_shard
-    from data_collection.totals import summarise
+    from data_collection.corpus.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.corpus.totals import summarise
+    from data_collection.sources.merging import find_merge_shards, merge_shard
 
     shards = find_merge_shards(settings.mapping, settings.input)
     job = ShardJob(

@@ -28,7 +28,7 @@ from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.languages import LANGUAGES, language
 from configs.progress import log
 from configs.settings import parse, setting
-from data_collection.work import unique_names, walk
+from data_collection.corpus.work import unique_names, walk
 
 
 @dataclass
@@ -73,7 +73,7 @@ def tesseract_models(lang: str) -> tuple[str, ...]:
     Raises:
         EnvironmentFailure: Tesseract or the language's model is not there.
     """
-    from data_collection.recognition import installed_models
+    from data_collection.books.recognition import installed_models
 
     # By "auto" the script is detected first, with the model osd.
     wanted = ["osd"] if lang == "auto" else [language(lang).tesseract]
@@ -99,7 +99,7 @@ def tesseract_models(lang: str) -> tuple[str, ...]:
 
 def find_books(inputs: list[str]) -> list[Any]:
     """The PDFs among files and folders, sorted, with unique names."""
-    from data_collection.textbooks import Book
+    from data_collection.books.textbooks import Book
 
     found = list(walk(inputs, [".pdf"]))
     if not found:
@@ -117,9 +117,9 @@ def main() -> int:
     books = find_books(settings.input)
     models = () if settings.method == "text" else tesseract_models(settings.lang)
 
-    from data_collection.book_reader import forget_failures, kept_path, read_book, summarise, tidy
-    from data_collection.jobs import ShardJob, run_shard_job
-    from data_collection.textbooks import ReadingRules
+    from data_collection.books.book_reader import forget_failures, kept_path, read_book, summarise, tidy
+    from data_collection.books.textbooks import ReadingRules
+    from data_collection.corpus.jobs import ShardJob, run_shard_job
 
     names = {field.name for field in fields(ReadingRules)} - {"models"}
     rules = ReadingRules(models=models, **{name: getattr(settings, name) for name in names})

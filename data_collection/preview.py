@@ -84,9 +84,9 @@ def printable(text: str) -> str:
 def main() -> int:
     settings = parse(__doc__, PreviewSettings)[0]
 
-    from data_collection.documents import find_shards, read_batches
-    from data_collection.filtering import FilterRules, judge
-    from data_collection.thresholds import Thresholds
+    from data_collection.corpus.documents import find_shards, read_batches
+    from data_collection.selection.filtering import FilterRules, judge
+    from data_collection.selection.thresholds import Thresholds
 
     row = language(settings.lang)
     rules = FilterRules(row.code, Thresholds.of(row.code), settings.keywords or row.keywords_file)

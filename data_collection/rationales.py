@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 
 
 @dataclass
@@ -45,7 +45,7 @@ class RationaleSettings:
 
 def main() -> int:
     settings, server = parse(__doc__, RationaleSettings, ServerSettings)
-    from data_collection.explaining import write_rationales
+    from data_collection.llm.explaining import write_rationales
 
     return write_rationales(settings, server)
 

@@ -49,10 +49,10 @@ class CorpusReportSettings:
 def main() -> int:
     settings = parse(__doc__, CorpusReportSettings)[0]
 
-    from data_collection.corpus_counts import describe_part, no_files, tokenizer_identity
-    from data_collection.corpus_report import write_report
-    from data_collection.corpus_steps import find_parts, find_steps, sampled_share
-    from data_collection.jobs import ShardJob, run_shard_job
+    from data_collection.corpus.corpus_counts import describe_part, no_files, tokenizer_identity
+    from data_collection.corpus.corpus_report import write_report
+    from data_collection.corpus.corpus_steps import find_parts, find_steps, sampled_share
+    from data_collection.corpus.jobs import ShardJob, run_shard_job
 
     steps = find_steps(settings.input)
     for step in steps:

@@ -27,7 +27,7 @@ from typing import Literal
 
 from configs.languages import language
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 
 
 @dataclass
@@ -58,12 +58,12 @@ class RewriteSettings:
 def main() -> int:
     settings, server_settings = parse(__doc__, RewriteSettings, ServerSettings)
     from configs.progress import log
-    from data_collection.asking import model_of_finished
-    from data_collection.documents import find_shards
-    from data_collection.jobs import ShardJob, run_shard_job
-    from data_collection.rewriting import RewriteRules, estimate, rewrite_shard, summarise
-    from data_collection.servers import Server
-    from data_collection.work import array_task
+    from data_collection.corpus.documents import find_shards
+    from data_collection.corpus.jobs import ShardJob, run_shard_job
+    from data_collection.corpus.work import array_task
+    from data_collection.llm.asking import model_of_finished
+    from data_collection.llm.rewriting import RewriteRules, estimate, rewrite_shard, summarise
+    from data_collection.llm.servers import Server
 
     lang = language(settings.lang).code if settings.lang else ""
     shards = find_shards(settings.input)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 
 
 @dataclass
@@ -55,7 +55,7 @@ class TopicSettings:
 
 def main() -> int:
     settings, server = parse(__doc__, TopicSettings, ServerSettings)
-    from data_collection.topic_labels import label_topics, learn_topics
+    from data_collection.benchmarks.topic_labels import label_topics, learn_topics
 
     return learn_topics(settings) if settings.train else label_topics(settings, server)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from configs.errors import SettingsError
 from configs.languages import language
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 
 
 @dataclass
@@ -59,7 +59,7 @@ class TranslateSettings:
 
 def main() -> int:
     settings, server = parse(__doc__, TranslateSettings, ServerSettings)
-    from data_collection.translating import translate_questions
+    from data_collection.llm.translating import translate_questions
 
     return translate_questions(settings, server)
 

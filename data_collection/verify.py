@@ -57,7 +57,7 @@ class VerifySettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, VerifySettings)
-    from data_collection.verification import verify
+    from data_collection.checking.verification import verify
 
     return verify(settings)
 

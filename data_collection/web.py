@@ -51,9 +51,9 @@ class WebSettings:
 def main() -> int:
     settings = parse(__doc__, WebSettings)[0]
 
-    from data_collection.jobs import ShardJob, run_shard_job, shard_files
-    from data_collection.totals import summarise
-    from data_collection.web_pages import WebRules, find_web_shards, read_web_shard
+    from data_collection.corpus.jobs import ShardJob, run_shard_job, shard_files
+    from data_collection.corpus.totals import summarise
+    from data_collection.sources.web_pages import WebRules, find_web_shards, read_web_shard
 
     rules = WebRules(
         settings.lang.lower(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
-from data_collection.document_files import read_lines
+from data_collection.corpus.document_files import read_lines
 from finetune.encoding import special_names
 from finetune.styles import Style, apply_template, without_start
 

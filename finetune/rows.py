@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_open
 from configs.progress import log
-from data_collection.contamination import TestQuestions, question_text, read_test_questions
+from data_collection.overlaps.contamination import TestQuestions, question_text, read_test_questions
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
 from finetune.conversations import Conversation

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.settings import parse, setting
-from inference.runs import problems_of
+from inference.scores.runs import problems_of
 
 
 @dataclass
@@ -54,7 +54,7 @@ class CompareSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, CompareSettings)
-    from inference.comparing import compare_runs
+    from inference.judges.comparing import compare_runs
 
     return compare_runs(settings)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import parse, setting
-from inference.runs import problems_of
+from inference.scores.runs import problems_of
 
 
 @dataclass
@@ -49,7 +49,7 @@ class CorrelateSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, CorrelateSettings)
-    from inference.correlating import correlate
+    from inference.judges.correlating import correlate
 
     return correlate(settings)
 

@@ -67,7 +67,7 @@ class DemoSettings:
 
 def main() -> None:
     (settings,) = parse(__doc__, DemoSettings)
-    from inference.demo_serving import serve
+    from inference.visitors.demo_serving import serve
 
     serve(settings)
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import torch
 
 from configs.errors import EnvironmentFailure, SettingsError
+from data_collection.llm.server_settings import ServerSettings
+from data_collection.llm.servers import Answer, Request, Server
 from data_collection.questions.question import Question
-from data_collection.server_settings import ServerSettings
-from data_collection.servers import Answer, Request, Server
 from finetune.encoding import continued, encode, prompt_parts
 from finetune.generation import Generation, generate
 from finetune.prompts import (

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 from finetune.prompts import KINDS
 from inference.kinds import LIKELIHOOD_KINDS, AskedKind
 

@@ -12,10 +12,10 @@ from configs.errors import FailedItems, MissingInputError
 from configs.files import fingerprint, read_json
 from configs.languages import language
 from configs.progress import log
+from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import read_source_set
-from data_collection.server_settings import ServerSettings
 from finetune.examples import find_benchmark
 from finetune.prompts import KINDS, beside, prompt_record, render_prompt
 from finetune.styles import Style
@@ -24,7 +24,7 @@ from inference.asking import ask
 from inference.engines import Engine, Examples, LocalEngine, ServerEngine
 from inference.fewshot import draw_examples
 from inference.kinds import MMEDBENCH, PROMPT_OF, adaptation
-from inference.score_files import write_all
+from inference.scores.score_files import write_all
 from pretrain.models import find_model
 
 

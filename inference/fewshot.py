@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from configs.errors import MissingInputError
-from data_collection.contamination import TestQuestions, question_text
+from data_collection.overlaps.contamination import TestQuestions, question_text
 from data_collection.questions.question import Question
 
 

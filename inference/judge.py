@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from configs.settings import parse, setting
-from data_collection.server_settings import ServerSettings
-from inference.runs import problems_of
+from data_collection.llm.server_settings import ServerSettings
+from inference.scores.runs import problems_of
 
 
 @dataclass
@@ -53,7 +53,7 @@ class JudgeSettings:
 
 def main() -> int:
     settings, server = parse(__doc__, JudgeSettings, ServerSettings)
-    from inference.judging import judge
+    from inference.judges.judging import judge
 
     return judge(settings, server)
 

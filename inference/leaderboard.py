@@ -58,12 +58,12 @@ class LeaderboardSettings:
 def main() -> int:
     (settings,) = parse(__doc__, LeaderboardSettings)
     if settings.check_submission:
-        from inference.submissions import check_submission
+        from inference.board.submissions import check_submission
 
         return check_submission(settings.check_submission, settings.data)
-    from inference.leaderboard_page import write_page
-    from inference.leaderboard_rows import published_rows
-    from inference.leaderboard_runs import run_rows
+    from inference.board.leaderboard_page import write_page
+    from inference.board.leaderboard_rows import published_rows
+    from inference.board.leaderboard_runs import run_rows
 
     failed = FailedItems()
     ours = run_rows(settings.runs, failed)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import parse, setting
-from inference.runs import problems_of
+from inference.scores.runs import problems_of
 
 
 @dataclass
@@ -59,7 +59,7 @@ class SheetSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, SheetSettings)
-    from inference.rating_sheets import make_sheets, read_sheets
+    from inference.judges.rating_sheets import make_sheets, read_sheets
 
     return make_sheets(settings) if settings.input else read_sheets(settings)
 

@@ -30,9 +30,10 @@ from configs.files import fingerprint, sha256_file
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
 from data_collection.questions import answers
-from inference import comparison, kinds, orders, overlap, scoring, significance, words
-from inference.runs import problems_of, read_runs
-from inference.score_files import write_all
+from inference import kinds, orders, scoring
+from inference.scores import comparison, overlap, significance, words
+from inference.scores.runs import problems_of, read_runs
+from inference.scores.score_files import write_all
 from pretrain.models import model_identity
 
 # Another parser, splitter or formula gives other scores.
@@ -91,7 +92,7 @@ def score_all(rows: list[list[scoring.Row]], labels: list[str], settings: ScoreS
     for label, of_file in zip(labels, rows, strict=True):
         bert: dict[str, Any] = {}
         if settings.bert_model:
-            from inference.bert_scoring import bert_score  # torch, which nothing else here needs
+            from inference.scores.bert_scoring import bert_score  # torch, which nothing else here needs
 
             bert = bert_score(of_file, settings.bert_model, settings.bert_layer)
         marked.append(scoring.mark(of_file, bert.get("f")))

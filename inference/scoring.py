@@ -24,14 +24,15 @@ from configs.errors import FailedItems, MissingInputError
 from configs.files import write_json
 from configs.languages import LANGUAGES
 from configs.progress import track
-from data_collection.detection import detect
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.question import LETTERS, chance_level, is_correct
-from inference import kinds, orders, significance
+from data_collection.selection.detection import detect
+from inference import kinds, orders
 from inference.kinds import CHOOSES_ONE, SCORED_KINDS
-from inference.overlap import MAX_ORDER, Overlap, overlap
-from inference.significance import interval, resampled_means
-from inference.words import word_splitter, words
+from inference.scores import significance
+from inference.scores.overlap import MAX_ORDER, Overlap, overlap
+from inference.scores.significance import interval, resampled_means
+from inference.scores.words import word_splitter, words
 
 Row = dict[str, Any]
 Resampled = dict[str, np.ndarray]
@@ -161,7 +162,7 @@ def score(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> dict[st
 
     Args:
         rows: rows as `read_predictions` gives them.
-        bert_f: BERTScore of the rationales by question id, where a model for it was given (inference/bert_scoring.py).
+        bert_f: BERTScore of the rationales by question id, where a model for it was given (`bert_scoring`).
 
     Returns:
         `languages[kind][code]` and `average[kind]` hold the scores, `definitions` says what they are. Shares and scores

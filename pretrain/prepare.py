@@ -83,9 +83,9 @@ class PrepareSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, PrepareSettings)
-    from data_collection.documents import find_shards
-    from data_collection.jobs import do_shards
-    from data_collection.work import array_task, num_allocated_cpus, remove_half_written
+    from data_collection.corpus.documents import find_shards
+    from data_collection.corpus.jobs import do_shards
+    from data_collection.corpus.work import array_task, num_allocated_cpus, remove_half_written
     from pretrain.block_files import INDEX
     from pretrain.indexing import Corpus, write_blocks
     from pretrain.models import find_model, load_tokenizer

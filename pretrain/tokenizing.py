@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 
 from configs.errors import FailedItems, SettingsError
 from configs.languages import LANGUAGES
-from data_collection.document_rows import NO_TEXT
-from data_collection.documents import Shard, read_batches
-from data_collection.jobs import ShardJob
+from data_collection.corpus.document_rows import NO_TEXT
+from data_collection.corpus.documents import Shard, read_batches
+from data_collection.corpus.jobs import ShardJob
 from pretrain.block_files import DOCUMENT, ArrayFile
 
 _BATCH_CHARACTERS = 2**20  # of a thread at a time; at about 100 bytes a token while it is made, some 100 MB

@@ -12,10 +12,11 @@ from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_open, atomic_path, read_json, sha256_file
 from configs.languages import LANGUAGES
 from configs.progress import log
-from inference import comparison, scoring
-from inference.published import read_published
-from inference.score_tables import NOTICE, percent
-from inference.table_formats import latex, markdown
+from inference import scoring
+from inference.scores import comparison
+from inference.scores.published import read_published
+from inference.scores.score_tables import NOTICE, percent
+from inference.scores.table_formats import latex, markdown
 from scripts.ablating import Row, rows_of
 
 _SHOWN = {"answer_only": ["accuracy"], "with_rationale": ["accuracy", "bleu_1_sentence", "rouge_1_f"]}

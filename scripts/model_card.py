@@ -10,8 +10,8 @@ from configs.files import read_json
 from configs.languages import LANGUAGES
 from configs.progress import duration
 from finetune.prompts import beside
-from inference.score_tables import AVERAGE, percent
-from inference.visible_text import clean_line
+from inference.scores.score_tables import AVERAGE, percent
+from inference.visitors.visible_text import clean_line
 from scripts import report_models, report_sections
 from scripts.cards import Ready, made_with, render, table, text
 from scripts.lineage import source_folder, stage_of

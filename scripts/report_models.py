@@ -13,8 +13,8 @@ from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import is_correct
 from finetune.prompts import KINDS
 from inference.kinds import SCORED_KINDS
-from inference.score_tables import AVERAGE
-from inference.visible_text import clean
+from inference.scores.score_tables import AVERAGE
+from inference.visitors.visible_text import clean
 from scripts.report_reading import Evaluation, Stage, number, numbers, percent, pick
 
 TRAINING = {"pretrain": "pretrained", "finetune": "fine-tuned"}

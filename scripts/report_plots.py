@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.score_plots import write_plots
-from inference.score_tables import Labelled
+from inference.scores.score_plots import write_plots
+from inference.scores.score_tables import Labelled
 
 _INK = "#123456"  # stands for the reader's colour of text until `_picture` puts that in
 _INKS = (_INK, "#000000", "#595959")

@@ -1,4 +1,4 @@
-"""Fixtures for every test file: a real Slurm of two virtual nodes on this machine (scripts/local_slurm.sh)."""
+"""Fixtures for every test file: a real Slurm (scripts/local_slurm.sh), a real server, a browser, a tiny model."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -129,6 +129,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by Playwright; of a module, since its event loop would be in the way of others'."""
+    lack = pytest.fail if os.environ.get("CI") else pytest.skip  # in CI the pages must be looked at
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        lack("chromium is missing: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
 class ChatHandler(BaseHTTPRequestHandler):
     """Answers `server.reply(request)` to a request, after the faults that `server.faults[its last message]` lists."""
 
@@ -223,7 +238,7 @@ class ChatHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """An OpenAI-compatible server on loopback that misbehaves as it is told; its key is in A_KEY."""
-    from data_collection import servers
+    from data_collection.llm import servers
 
     monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("A_KEY", "the-key")

@@ -12,7 +12,7 @@ import yaml
 
 from configs.errors import SettingsError
 from configs.settings import parse
-from inference.significance import mcnemar_exact
+from inference.scores.significance import mcnemar_exact
 from scripts.ablating import plan, rows_of
 from scripts.ablation import AblationSettings
 from scripts.ablation_table import draw

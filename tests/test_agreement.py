@@ -6,7 +6,15 @@ import random
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from data_collection.agreement import CRITERIA, agreement, cohen_kappa, fleiss_kappa, is_complete, passes, verdict
+from data_collection.checking.agreement import (
+    CRITERIA,
+    agreement,
+    cohen_kappa,
+    fleiss_kappa,
+    is_complete,
+    passes,
+    verdict,
+)
 
 GOOD = dict.fromkeys(CRITERIA, "yes")
 

@@ -13,10 +13,10 @@ import pytest
 
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.progress import Progress
-from data_collection import asking
-from data_collection.asking import Attempts, ask_until_good, sampling
-from data_collection.server_settings import ServerSettings
-from data_collection.servers import Request, Server
+from data_collection.llm import asking
+from data_collection.llm.asking import Attempts, ask_until_good, sampling
+from data_collection.llm.server_settings import ServerSettings
+from data_collection.llm.servers import Request, Server
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import FailedItems, MissingInputError
-from data_collection.benchmark import find_sets, read_splits, remove_repeated
+from data_collection.benchmarks.benchmark import find_sets, read_splits, remove_repeated
 from data_collection.questions.mmedbench import read_questions, to_row
 from data_collection.questions.question import Question
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 
 from configs.errors import MissingInputError, SettingsError
 from inference import score
-from inference.bert_scoring import bert_score
+from inference.scores.bert_scoring import bert_score
 
 WORDS = ["fever", "cough", "rash", "pain", "the", "patient", "has", "no", "acute", "chronic", "."]
 PAIRS = [

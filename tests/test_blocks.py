@@ -73,7 +73,7 @@ def run_prepare(monkeypatch, documents: Path, output_dir: Path, model: Path, *mo
 
 
 def in_this_process(job, items, num_processes=None):
-    """What `data_collection.jobs.do_shards` does, without its processes."""
+    """What `data_collection.corpus.jobs.do_shards` does, without its processes."""
     for item in items:
         if not job.is_done(item):
             failed = FailedItems()
@@ -247,7 +247,7 @@ def test_the_same_command_says_already_done_and_other_settings_are_refused(prepa
 
 def test_a_lost_index_is_written_again(prepared, tiny_model, monkeypatch, tmp_path):
     documents, _, folder = prepared
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     copy = shutil.copytree(folder, tmp_path / "blocks")
     (copy / "index.json").unlink()
     (copy / "shards" / "b.json").unlink()
@@ -259,7 +259,7 @@ def test_killed_before_any_of_its_renames_the_same_command_ends_with_the_same_by
     prepared, tiny_model, monkeypatch, tmp_path
 ):
     documents, _, folder = prepared
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     replace, left = os.replace, [0]
 
     class Killed(BaseException):
@@ -305,7 +305,7 @@ def test_killed_by_the_system_while_shards_are_tokenized(tiny_model, tmp_path, m
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "index.json").exists()
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     for folder in (killed, whole):
         assert run_prepare(monkeypatch, documents, folder, tiny_model) == ExitCode.FAILED_ITEMS
     assert contents(killed) == contents(whole)
@@ -314,7 +314,7 @@ def test_killed_by_the_system_while_shards_are_tokenized(tiny_model, tmp_path, m
 
 def test_tasks_of_an_array_share_the_shards_and_the_last_packs_them(prepared, tiny_model, monkeypatch, tmp_path):
     documents, _, folder = prepared
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     output_dir = tmp_path / "blocks"
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
@@ -327,7 +327,7 @@ def test_tasks_of_an_array_share_the_shards_and_the_last_packs_them(prepared, ti
 
 def test_windows_overlap_and_bear_loss_on_every_token_once(prepared, tiny_model, monkeypatch, tmp_path):
     documents, rows, plain = prepared
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     run_prepare(monkeypatch, documents, tmp_path / "blocks", tiny_model, "--overlap", "24")
     blocks, tokenizer = TokenBlocks(tmp_path / "blocks"), load_tokenizer(str(tiny_model))
     assert (tmp_path / "blocks" / "tokens" / "a.bin").read_bytes() == (plain / "tokens" / "a.bin").read_bytes()
@@ -351,7 +351,7 @@ def test_windows_overlap_and_bear_loss_on_every_token_once(prepared, tiny_model,
 
 def test_sources_are_mixed_as_the_settings_say(prepared, tiny_model, monkeypatch, tmp_path):
     documents, _, plain = prepared
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     general = tmp_path / "general"
     write_documents(general)
     words = ["--input", f"general={general}", "--epochs", "source 0=2.5", "--shares", "general=0.2"]
@@ -402,7 +402,7 @@ def test_sources_are_mixed_as_the_settings_say(prepared, tiny_model, monkeypatch
 def test_a_mixture_that_cannot_be_is_refused_and_the_tokenized_shards_stay(
     words, said, prepared, tiny_model, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     with pytest.raises(SettingsError) as refused:
         run_prepare(monkeypatch, prepared[0], tmp_path, tiny_model, *words)
     assert refused.value.found == said
@@ -424,7 +424,7 @@ def test_wrong_settings_are_all_named(tmp_path, monkeypatch):
 
 
 def test_nothing_to_pack(tiny_model, monkeypatch, tmp_path):
-    monkeypatch.setattr("data_collection.jobs.do_shards", in_this_process)
+    monkeypatch.setattr("data_collection.corpus.jobs.do_shards", in_this_process)
     (tmp_path / "documents").mkdir()
     with pytest.raises(MissingInputError, match="no documents were found"):
         run_prepare(monkeypatch, tmp_path / "documents", tmp_path / "blocks", tiny_model)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.languages import LANGUAGES
-from data_collection.calibration import (
+from data_collection.selection.calibration import (
     LabelledNumbers,
     allowed_false_positives,
     choose,
@@ -19,7 +19,7 @@ from data_collection.calibration import (
     rates_by_source,
     wilson,
 )
-from data_collection.keywords import read_keywords
+from data_collection.selection.keywords import read_keywords
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "documents"

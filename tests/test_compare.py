@@ -12,9 +12,9 @@ import pytest
 from configs.errors import FailedItems, SettingsError
 from configs.settings import parse
 from inference.compare import CompareSettings
-from inference.comparing import OUTCOMES, compare_runs
-from inference.runs import labels_of, shared_questions
-from inference.significance import mcnemar_exact
+from inference.judges.comparing import OUTCOMES, compare_runs
+from inference.scores.runs import labels_of, shared_questions
+from inference.scores.significance import mcnemar_exact
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "</div><script>alert(1)</script> | **A** [x](javascript:1)\n# heading\n&amp; \u202egnp"

@@ -16,17 +16,17 @@ import pytest
 
 from configs.errors import ExitCode, FailedItems, MissingInputError
 from configs.files import read_json
-from data_collection import contamination
-from data_collection.contamination import (
+from data_collection.corpus.documents import find_shards, read_shard
+from data_collection.overlaps import contamination
+from data_collection.overlaps.contamination import (
     ContaminationRules,
     TestQuestions,
     find_test_files,
     question_text,
     read_test_questions,
 )
-from data_collection.decontamination import markdown_cell
-from data_collection.documents import find_shards, read_shard
-from data_collection.ngrams import tokenize
+from data_collection.overlaps.decontamination import markdown_cell
+from data_collection.overlaps.ngrams import tokenize
 from data_collection.questions.question import Question
 
 ROOT = Path(__file__).parents[1]

@@ -17,11 +17,11 @@ import pytest
 
 from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError
 from configs.files import read_json, write_json
-from data_collection import corpus_counts, corpus_report
-from data_collection.corpus_counts import Part, Totals, bin_of, describe_part, tokens_of
-from data_collection.corpus_report import clean, corpus_record, write_report
-from data_collection.corpus_steps import find_parts, find_steps
-from data_collection.documents import Document, DocumentWriter, find_shards, read_shard
+from data_collection.corpus import corpus_counts, corpus_report
+from data_collection.corpus.corpus_counts import Part, Totals, bin_of, describe_part, tokens_of
+from data_collection.corpus.corpus_report import clean, corpus_record, write_report
+from data_collection.corpus.corpus_steps import find_parts, find_steps
+from data_collection.corpus.documents import Document, DocumentWriter, find_shards, read_shard
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"

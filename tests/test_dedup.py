@@ -22,9 +22,9 @@ import pytest
 from configs.errors import FailedItems
 from configs.files import fingerprint, write_json
 from configs.languages import LANGUAGES
-from data_collection import duplicates, signatures
-from data_collection.documents import Document, find_shards
-from data_collection.minhash import band_hashes, jaccard, read_shingles, rows_per_band, signature
+from data_collection.corpus.documents import Document, find_shards
+from data_collection.overlaps import duplicates, signatures
+from data_collection.overlaps.minhash import band_hashes, jaccard, read_shingles, rows_per_band, signature
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "documents"

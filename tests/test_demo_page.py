@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import re
-import shutil
 import threading
 import time
 from html.parser import HTMLParser
@@ -15,12 +14,12 @@ import uvicorn
 
 from configs.languages import LANGUAGES
 from data_collection.questions.question import Question
-from inference import demo_panels
 from inference.demo import DemoSettings
-from inference.demo_page import Limits, Page, example_questions, first_language, page_texts, read_options
-from inference.demo_serving import listen, make_app
-from inference.streaming import LocalAuthor, Reply
-from inference.waiting_line import Line
+from inference.visitors import demo_panels
+from inference.visitors.demo_page import Limits, Page, example_questions, first_language, page_texts, read_options
+from inference.visitors.demo_serving import listen, make_app
+from inference.visitors.streaming import LocalAuthor, Reply
+from inference.visitors.waiting_line import Line
 
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 HOSTILE = (
@@ -181,18 +180,6 @@ def test_routes_that_the_page_does_not_use_are_closed(running):
     assert {running.request("GET", path)[0] for path in ("/monitoring", "/docs", "/openapi.json")} == {404}
     large = {"Content-Length": "2000000", "Content-Type": "application/json"}
     assert running.request("POST", "/gradio_api/queue/join", b"", large)[0] == 413
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("chromium is missing: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visit:

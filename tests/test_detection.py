@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.languages import LANGUAGES
-from data_collection.detection import MIN_OWN_PROBABILITY, own_probability
+from data_collection.selection.detection import MIN_OWN_PROBABILITY, own_probability
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample" / "documents"
 

@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
-from data_collection import document_files, documents
-from data_collection.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
-from data_collection.json_lines import flat_rows
-from data_collection.work import array_task, unique_names
+from data_collection.corpus import document_files, documents
+from data_collection.corpus.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection.corpus.json_lines import flat_rows
+from data_collection.corpus.work import array_task, unique_names
 
 DOCUMENTS = [
     Document("a", "Un texte.\nDeux lignes.", "fr", "web", "CC0", {"label": "medical", "year": 2020}),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
+from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import read_questions
-from data_collection.server_settings import ServerSettings
 from finetune.prompts import KINDS, render_question
 from inference.eval import EvalSettings
 from inference.evaluation import evaluate

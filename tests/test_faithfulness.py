@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
-from data_collection.faithfulness import Facts, changed, is_negated, refers_to_source, share_from, unfaithful
+from data_collection.llm.faithfulness import Facts, changed, is_negated, refers_to_source, share_from, unfaithful
 from data_collection.questions.source_sets import read_source_set
 
 ROOT = Path(__file__).parents[1]

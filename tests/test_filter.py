@@ -17,12 +17,12 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
-from data_collection import document_files, documents
-from data_collection.document_rows import SCHEMA
-from data_collection.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
-from data_collection.filtering import FilterRules, judge
-from data_collection.keywords import KeywordMatcher, read_keywords
-from data_collection.thresholds import Thresholds
+from data_collection.corpus import document_files, documents
+from data_collection.corpus.document_rows import SCHEMA
+from data_collection.corpus.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection.selection.filtering import FilterRules, judge
+from data_collection.selection.keywords import KeywordMatcher, read_keywords
+from data_collection.selection.thresholds import Thresholds
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "documents"

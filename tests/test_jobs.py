@@ -17,11 +17,11 @@ import pytest
 from configs import errors
 from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError
 from configs.files import atomic_open, fingerprint, write_json
-from data_collection import totals
-from data_collection.documents import Document, find_shards
-from data_collection.jobs import ShardJob, run_shard_job, shard_files
-from data_collection.totals import Tally, summarise, summarise_groups
-from data_collection.work import remove_half_written
+from data_collection.corpus import totals
+from data_collection.corpus.documents import Document, find_shards
+from data_collection.corpus.jobs import ShardJob, run_shard_job, shard_files
+from data_collection.corpus.totals import Tally, summarise, summarise_groups
+from data_collection.corpus.work import remove_half_written
 
 ROOT = Path(__file__).parents[1]
 

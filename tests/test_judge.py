@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, SettingsError
-from data_collection.server_settings import ServerSettings
+from data_collection.llm.server_settings import ServerSettings
 from inference.judge import JudgeSettings
-from inference.judging import judge, judge_request, read_judgement
-from inference.ratings import agreement, mean_points, points_of_ranks, read_ratings, sample_questions, summarise
-from inference.significance import mcnemar_exact
+from inference.judges.judging import judge, judge_request, read_judgement
+from inference.judges.ratings import agreement, mean_points, points_of_ranks, read_ratings, sample_questions, summarise
+from inference.scores.significance import mcnemar_exact
 
 ROOT = Path(__file__).parents[1]
 QUALITY = {"good": 3, "fair": 2, "bad": 1}

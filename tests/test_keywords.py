@@ -11,7 +11,7 @@ import pytest
 
 from configs.errors import MissingInputError
 from configs.languages import LANGUAGES
-from data_collection.keywords import KeywordMatcher, normalise, read_keywords
+from data_collection.selection.keywords import KeywordMatcher, normalise, read_keywords
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "documents"

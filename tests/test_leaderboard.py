@@ -13,10 +13,19 @@ import pytest
 from configs.errors import ExitCode, FailedItems, MissingInputError
 from data_collection.questions.mmedbench import find_files, read_questions
 from inference import scoring
-from inference.leaderboard_page import render, write_page
-from inference.leaderboard_rows import ACCURACY, AVERAGE, ENGLISH, MMEDBENCH, NUM_TEST, Row, billions, published_rows
-from inference.leaderboard_runs import run_rows
-from inference.submissions import check_submission
+from inference.board.leaderboard_page import render, write_page
+from inference.board.leaderboard_rows import (
+    ACCURACY,
+    AVERAGE,
+    ENGLISH,
+    MMEDBENCH,
+    NUM_TEST,
+    Row,
+    billions,
+    published_rows,
+)
+from inference.board.leaderboard_runs import run_rows
+from inference.board.submissions import check_submission
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -178,18 +187,6 @@ def test_the_command_writes_a_page_and_a_table_with_the_same_numbers(runs, tmp_p
 
 
 # A browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("chromium is missing: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from configs.errors import FailedItems, SettingsError
+from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import find_files, read_questions
-from data_collection.server_settings import ServerSettings
 from finetune.encoding import continued, encode_prompts
 from finetune.prompts import render_options, render_prompt, render_question
 from finetune.styles import PLAIN, PUBLISHED

@@ -8,8 +8,8 @@ import pytest
 
 from configs.errors import FailedItems, MissingInputError
 from configs.languages import LANGUAGES
+from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import find_files, read_questions
-from data_collection.server_settings import ServerSettings
 from finetune.prompts import render_prompt
 from inference.eval import EvalSettings
 from inference.evaluation import evaluate

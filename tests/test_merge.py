@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
-from data_collection import corpus_files
-from data_collection.mappings import MAPPINGS, CorpusMapping, read_mapping
-from data_collection.merging import find_merge_shards
-from data_collection.small_corpora import find_mapped_shards
+from data_collection.corpus import corpus_files
+from data_collection.sources.mappings import MAPPINGS, CorpusMapping, read_mapping
+from data_collection.sources.merging import find_merge_shards
+from data_collection.sources.small_corpora import find_mapped_shards
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_collection" / "merge.py"

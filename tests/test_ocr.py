@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_collection.pages import clean
-from data_collection.paragraphs import Line, drop_running_lines, join_lines, page_texts
+from data_collection.books.pages import clean
+from data_collection.books.paragraphs import Line, drop_running_lines, join_lines, page_texts
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample" / "pdf"

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from inference.overlap import MAX_ORDER, overlap
+from inference.scores.overlap import MAX_ORDER, overlap
+from inference.scores.words import words
 from inference.scoring import RATIONALE_SCORES, corpus_bleu, rationale_scores
-from inference.words import words
 
 TEXTS = {
     "en": 'The patient has pneumonia. It\'s viral, e.g. influenza A; the dose is 2.5 mg ("twice a day").',

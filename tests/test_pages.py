@@ -12,10 +12,10 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 
-from data_collection.layout import Box, rows_of_picture
-from data_collection.matter import front_and_back, is_repeated
-from data_collection.pages import dpi_of_scan, page_of_words, text_layer
-from data_collection.paragraphs import Line, drop_running_lines, join_lines
+from data_collection.books.layout import Box, rows_of_picture
+from data_collection.books.matter import front_and_back, is_repeated
+from data_collection.books.pages import dpi_of_scan, page_of_words, text_layer
+from data_collection.books.paragraphs import Line, drop_running_lines, join_lines
 from scripts.bench.page_tests import PageTest, ends_of_matches, passes
 
 ROOT = Path(__file__).parents[1]

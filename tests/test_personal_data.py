@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_collection.personal_data import mask
+from data_collection.selection.personal_data import mask
 
 DOCUMENTS = Path(__file__).parents[2] / "shared" / "data" / "documents"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collection.quality import MAX_REPEATED, ngram_problem, problem, repair
+from data_collection.selection.quality import MAX_REPEATED, ngram_problem, problem, repair
 
 DOCUMENTS = Path(__file__).parents[2] / "shared" / "data" / "documents"
 needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="no ../shared/data")

@@ -11,11 +11,11 @@ import pytest
 from configs.errors import FailedItems, MissingInputError, SettingsError
 from configs.settings import parse
 from inference.correlate import CorrelateSettings
-from inference.correlating import correlate
-from inference.rank_correlation import correlation, kendall_tau_b
+from inference.judges.correlating import correlate
+from inference.judges.rank_correlation import correlation, kendall_tau_b
+from inference.judges.rating_sheets import RANK_HEADING, make_sheets, ratings_of_sheet, read_sheets
+from inference.judges.ratings import RATINGS_FILE
 from inference.rating_sheet import SheetSettings
-from inference.rating_sheets import RANK_HEADING, make_sheets, ratings_of_sheet, read_sheets
-from inference.ratings import RATINGS_FILE
 
 # How much of the reference each model's rationale has, so that BLEU and ROUGE rank them so too.
 WORDS = {"all": 12, "half": 6, "some": 3}

@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
-from data_collection.explaining import check_rationale, rationale_request
+from data_collection.llm.explaining import check_rationale, rationale_request
 from data_collection.questions.mmedbench import read_questions
 from data_collection.questions.question import Question
 

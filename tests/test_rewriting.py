@@ -12,10 +12,10 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
-from data_collection.documents import Document, find_shards, read_shard
-from data_collection.passages import cut_passages, num_tokens
-from data_collection.rewriting import Passage, RewriteRules, check_pairs
-from data_collection.server_settings import ServerSettings
+from data_collection.corpus.documents import Document, find_shards, read_shard
+from data_collection.llm.passages import cut_passages, num_tokens
+from data_collection.llm.rewriting import Passage, RewriteRules, check_pairs
+from data_collection.llm.server_settings import ServerSettings
 from finetune.conversations import find_conversation_files, read_conversations
 
 ROOT = Path(__file__).parents[1]

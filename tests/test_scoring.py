@@ -12,10 +12,11 @@ import pytest
 
 from configs.errors import FailedItems, MissingInputError
 from data_collection.questions.question import chance_level, is_correct
-from inference import score_plots, score_tables, scoring
-from inference.comparison import compare
-from inference.published import beside_ours, read_published, write_beside
-from inference.table_formats import latex
+from inference import scoring
+from inference.scores import score_plots, score_tables
+from inference.scores.comparison import compare
+from inference.scores.published import beside_ours, read_published, write_beside
+from inference.scores.table_formats import latex
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"A": "fever", "B": "cough", "C": "rash", "D": "pain"}
@@ -373,5 +374,5 @@ def test_the_command_refuses_what_is_not_there(tmp_path):
 
 
 def test_scoring_imports_no_torch():
-    code = "import sys, inference.scoring, inference.words; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, inference.scoring, inference.scores.words; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

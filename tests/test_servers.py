@@ -3,8 +3,8 @@
 import pytest
 
 from configs.errors import EnvironmentFailure, SettingsError
-from data_collection.server_settings import ServerSettings
-from data_collection.servers import Request, Server
+from data_collection.llm.server_settings import ServerSettings
+from data_collection.llm.servers import Request, Server
 
 KEY = "the-key"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from inference import scoring
-from inference.comparison import compare
-from inference.significance import interval, mcnemar_exact, paired_bootstrap, resampled_means
+from inference.scores.comparison import compare
+from inference.scores.significance import interval, mcnemar_exact, paired_bootstrap, resampled_means
 
 OPTIONS = {"A": "fever", "B": "cough", "C": "rash", "D": "pain"}
 

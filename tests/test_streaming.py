@@ -14,9 +14,9 @@ from configs.errors import SettingsError
 from data_collection.questions.question import Question
 from finetune.generation import generate
 from finetune.prompts import render_prompt
-from inference.demo_page import Limits, Page
-from inference.streaming import LocalAuthor, Reply, TooLongError, load_author
-from inference.waiting_line import Line, MustWait
+from inference.visitors.demo_page import Limits, Page
+from inference.visitors.streaming import LocalAuthor, Reply, TooLongError, load_author
+from inference.visitors.waiting_line import Line, MustWait
 
 QUESTION = Question("q", "en", "Which organ makes insulin?", {"A": "Liver", "B": "Pancreas", "C": "Spleen"}, ())
 

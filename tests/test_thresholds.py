@@ -5,7 +5,7 @@ import pytest
 
 from configs.errors import SettingsError
 from configs.languages import LANGUAGES
-from data_collection.thresholds import Thresholds
+from data_collection.selection.thresholds import Thresholds
 
 
 def test_the_least_share_falls_with_the_square_root_of_the_length_between_500_and_4000():

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from configs.errors import MissingInputError, SettingsError
-from data_collection.question_figures import Figures, text_length, topics_by_language
-from data_collection.question_plots import draw_figure
+from data_collection.benchmarks.topic_classifier import EncoderFeatures, TopicClassifier, WordFeatures, heldout_figures
+from data_collection.benchmarks.topic_labels import label_topics, learn_topics
+from data_collection.benchmarks.topic_names import TOPICS, read_topic, topic_prompt
+from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.question import Question
-from data_collection.server_settings import ServerSettings
-from data_collection.topic_classifier import EncoderFeatures, TopicClassifier, WordFeatures, heldout_figures
-from data_collection.topic_labels import label_topics, learn_topics
-from data_collection.topic_names import TOPICS, read_topic, topic_prompt
+from data_collection.questions.question_figures import Figures, text_length, topics_by_language
+from data_collection.questions.question_plots import draw_figure
 from data_collection.topics import TopicSettings
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ import pytest
 
 from configs.errors import FailedItems
 from configs.languages import LANGUAGES
+from data_collection.llm.translating import Translated, parts_of, read_parts, similarity
 from data_collection.questions.mmedbench import read_questions
 from data_collection.questions.question import Question
-from data_collection.translating import Translated, parts_of, read_parts, similarity
 
 ROOT = Path(__file__).parents[1]
 ENGLISH = {

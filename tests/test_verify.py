@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,13 +16,13 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from configs.errors import FailedItems, SettingsError
-from data_collection import marks as marks_module
-from data_collection.agreement import CRITERIA
-from data_collection.marks import Asked, MarkStore
+from data_collection.checking import marks as marks_module
+from data_collection.checking.agreement import CRITERIA
+from data_collection.checking.marks import Asked, MarkStore
+from data_collection.checking.verification import choose, verify
+from data_collection.checking.verification_page import VerificationServer, access_key
 from data_collection.questions.mmedbench import read_questions
 from data_collection.questions.question import Question
-from data_collection.verification import choose, verify
-from data_collection.verification_page import VerificationServer, access_key
 from data_collection.verify import VerifySettings
 
 ROOT = Path(__file__).parents[1]
@@ -230,18 +229,6 @@ def benchmark(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("chromium is missing: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: bash scripts/setup.sh")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Program:
     """verify.py as a process; started again it takes the port that it had."""
 
@@ -272,8 +259,8 @@ class Program:
         )
 
 
-def open_as(chromium, link, name, **options):
-    page = chromium.new_context(**options).new_page()
+def open_as(browser, link, name, **options):
+    page = browser.new_context(**options).new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("dialog", lambda dialog: page.problems.append(dialog.message))
@@ -324,11 +311,11 @@ def program(benchmark, tmp_path, script_env):
         found.end(signal.SIGKILL)
 
 
-def test_two_browsers_a_kill_in_the_middle_and_every_mark_there(benchmark, chromium, program, tmp_path):
+def test_two_browsers_a_kill_in_the_middle_and_every_mark_there(benchmark, browser, program, tmp_path):
     program.start()
-    ann = open_as(chromium, program.link, "Ann <i>", viewport={"width": 1280, "height": 800})
+    ann = open_as(browser, program.link, "Ann <i>", viewport={"width": 1280, "height": 800})
     bob = open_as(
-        chromium, program.link, "Боб", viewport={"width": 390, "height": 800}, color_scheme="dark", is_mobile=True
+        browser, program.link, "Боб", viewport={"width": 390, "height": 800}, color_scheme="dark", is_mobile=True
     )
     assert bob.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
     for page, keys in ((ann, "yyyy"), (bob, "yyny")):

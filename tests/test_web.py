@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import FailedItems, MissingInputError
-from data_collection.html_text import decode_page, extract_page
-from data_collection.web_pages import Page, PageParser, WebRules, find_web_shards, read_pages
+from data_collection.sources.html_text import decode_page, extract_page
+from data_collection.sources.web_pages import Page, PageParser, WebRules, find_web_shards, read_pages
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_collection" / "web.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.words import words
+from inference.scores.words import words
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {
@@ -55,7 +55,7 @@ def test_chinese_and_japanese_are_split_into_words_not_characters():
 
 def test_chinese_words_do_not_depend_on_a_cache_file(tmp_path):
     (tmp_path / "jieba.cache").write_bytes(b"not a dictionary")
-    code = "from inference.words import words; print(words('患者出现发热', 'zh'))"
+    code = "from inference.scores.words import words; print(words('患者出现发热', 'zh'))"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True
     )

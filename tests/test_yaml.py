@@ -6,7 +6,7 @@ import pytest
 
 from configs.files import read_json
 from configs.settings import parse
-from data_collection.mappings import CorpusMapping
+from data_collection.sources.mappings import CorpusMapping
 from finetune.tuning import FinetuneArguments, FinetuneSettings
 from inference.eval import EvalSettings
 from pretrain.prepare import PrepareSettings

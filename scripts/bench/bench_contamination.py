@@ -58,7 +58,12 @@ def with_other_words(text: str, lang: str, rate: float, draw: random.Random) -> 
 
 def main() -> int:
     settings = parse(__doc__, BenchContaminationSettings)[0]
-    from data_collection.contamination import ContaminationRules, TestQuestions, question_text, read_test_questions
+    from data_collection.overlaps.contamination import (
+        ContaminationRules,
+        TestQuestions,
+        question_text,
+        read_test_questions,
+    )
     from data_collection.questions.mmedbench import find_files, read_questions
 
     rules = ContaminationRules(ngram_words=settings.ngram_words, ngram_characters=settings.ngram_characters)

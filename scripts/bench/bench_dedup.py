@@ -62,7 +62,7 @@ class BenchSettings:
 def read_texts(data: Path, lang: str) -> list[str]:
     """The texts of a language's real documents."""
     from configs.errors import FailedItems
-    from data_collection.documents import find_shards, read_shard
+    from data_collection.corpus.documents import find_shards, read_shard
 
     shards = find_shards([data / "documents" / f"{lang}.{kind}.jsonl" for kind in ("medical", "general")])
     return [document.text for shard in shards for document in read_shard(shard, FailedItems(), lang)]
@@ -95,7 +95,7 @@ def engines() -> dict[str, Callable[[str, str, int], Any]]:
     """Name: function of (text, language, number of values) that gives a signature."""
     import numpy as np
 
-    from data_collection.minhash import read_shingles, signature
+    from data_collection.overlaps.minhash import read_shingles, signature
 
     def strings(text: str, lang: str) -> list[str]:
         return [" ".join(shingle) for shingle in plain_shingles(text, lang)]
@@ -177,8 +177,8 @@ def measure_engines(settings: BenchSettings, texts: dict[str, list[str]]) -> dic
 def measure_curve(settings: BenchSettings, texts: dict[str, list[str]]) -> dict[str, Any]:
     """Recall by similarity, of candidates and of removals, and what was removed wrongly; draws recall.png."""
     from configs.errors import FailedItems
-    from data_collection.documents import find_shards, read_shard
-    from data_collection.minhash import NUM_BANDS, band_hashes, read_shingles, rows_per_band
+    from data_collection.corpus.documents import find_shards, read_shard
+    from data_collection.overlaps.minhash import NUM_BANDS, band_hashes, read_shingles, rows_per_band
 
     folder = settings.output_dir / "curve"
     shutil.rmtree(folder, ignore_errors=True)
@@ -256,7 +256,7 @@ def measure_curve(settings: BenchSettings, texts: dict[str, list[str]]) -> dict[
 def draw_curve(bins: list[dict[str, Any]], rows: int, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from data_collection.minhash import NUM_BANDS
+    from data_collection.overlaps.minhash import NUM_BANDS
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()

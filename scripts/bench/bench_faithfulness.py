@@ -42,8 +42,8 @@ class BenchSettings:
 
 def answers(data: Path, number: int) -> dict[str, Any]:
     """Conclusions and sentences beside abstracts."""
-    from data_collection.faithfulness import share_from, unfaithful
-    from data_collection.rewriting import MIN_SHARE
+    from data_collection.llm.faithfulness import share_from, unfaithful
+    from data_collection.llm.rewriting import MIN_SHARE
 
     path = data / "sources" / "PubMedQA" / "ori_pqal.json"
     rows = list(json.loads(path.read_text(encoding="utf-8")).values())[:number]
@@ -76,7 +76,7 @@ def answers(data: Path, number: int) -> dict[str, Any]:
 def translations(data: Path, number: int) -> dict[str, Any]:
     """Questions and options beside their translations by others."""
     from configs.errors import FailedItems
-    from data_collection.faithfulness import changed
+    from data_collection.llm.faithfulness import changed
     from data_collection.questions.source_sets import read_source_set
 
     questions = list(read_source_set("casimedicos", data / "sources" / "CasiMedicos", FailedItems()))
@@ -101,7 +101,7 @@ def translations(data: Path, number: int) -> dict[str, Any]:
 def unrelated(data: Path, number: int) -> dict[str, Any]:
     """chrF between questions drawn at random, with options and rationale: median, and what 95 of 100 do not reach."""
     from configs.languages import LANGUAGES
-    from data_collection.translating import similarity
+    from data_collection.llm.translating import similarity
 
     random.seed(0)
     found = {}

@@ -66,7 +66,7 @@ class BenchSettings:
 def write_texts(data: Path, lang: str, path: Path, num_bytes: int) -> int:
     """Write a language's documents, repeated, to one Parquet file; return the bytes of their texts."""
     from configs.errors import FailedItems
-    from data_collection.documents import DocumentWriter, find_shards, read_shard
+    from data_collection.corpus.documents import DocumentWriter, find_shards, read_shard
 
     shards = find_shards([data / "documents" / f"{lang}.{kind}.jsonl" for kind in LABELS])
     documents = [document for shard in shards for document in read_shard(shard, FailedItems(), lang)]
@@ -102,10 +102,10 @@ def do_one_way(way: str, path: Path, output_dir: Path, lang: str) -> None:
     import pyarrow as pa
 
     from configs.errors import FailedItems
-    from data_collection.documents import DocumentWriter, find_shards, read_batches
-    from data_collection.filtering import FilterRules, filter_shard
-    from data_collection.keywords import read_keywords
-    from data_collection.thresholds import Thresholds
+    from data_collection.corpus.documents import DocumentWriter, find_shards, read_batches
+    from data_collection.selection.filtering import FilterRules, filter_shard
+    from data_collection.selection.keywords import read_keywords
+    from data_collection.selection.thresholds import Thresholds
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
@@ -137,8 +137,8 @@ def search_and_read_alone(data: Path, lang: str, repeats: int) -> None:
     import pyarrow as pa
 
     from configs.errors import FailedItems
-    from data_collection.documents import find_shards, read_batches, read_shard
-    from data_collection.keywords import KeywordMatcher, read_keywords
+    from data_collection.corpus.documents import find_shards, read_batches, read_shard
+    from data_collection.selection.keywords import KeywordMatcher, read_keywords
 
     try:
         import hyperscan

@@ -29,8 +29,8 @@ from pathlib import Path
 from configs.errors import EnvironmentFailure
 from configs.files import write_json
 from configs.settings import parse, setting
-from inference.leaderboard_page import write_page
-from inference.leaderboard_rows import ACCURACY, AVERAGE, MMEDBENCH, PASSED, Row
+from inference.board.leaderboard_page import write_page
+from inference.board.leaderboard_rows import ACCURACY, AVERAGE, MMEDBENCH, PASSED, Row
 from inference.scoring import RATIONALE_SCORES
 
 _COLUMNS = (AVERAGE, "English", "Chinese", "Japanese", "French", "Russian", "Spanish")

@@ -84,7 +84,7 @@ def read_documents(data: Path) -> dict[str, list[str]]:
 
 def new_documents(data: Path, draw: random.Random) -> Iterator[tuple[str, str]]:
     """(language, text) of documents without end."""
-    from data_collection.contamination import question_text, read_test_questions
+    from data_collection.overlaps.contamination import question_text, read_test_questions
 
     sentences = {
         lang: [s for text in texts for s in re.findall(r".{20,400}?[.!?。！？]+\s*", text, re.DOTALL)]
@@ -112,7 +112,7 @@ def new_documents(data: Path, draw: random.Random) -> Iterator[tuple[str, str]]:
 
 def write_corpus(folder: Path, data: Path, megabytes: int) -> dict[str, int]:
     """Parquet shards of documents."""
-    from data_collection.documents import Document, DocumentWriter
+    from data_collection.corpus.documents import Document, DocumentWriter
 
     draw = random.Random(2)  # noqa: S311 - no secrets here
     documents = new_documents(data, draw)
@@ -133,7 +133,7 @@ def write_corpus(folder: Path, data: Path, megabytes: int) -> dict[str, int]:
 
 def write_lines(path: Path, corpus: Path) -> None:
     """The documents of a corpus as one file of JSON lines, with its mapping beside it."""
-    from data_collection.documents import find_shards, read_shard
+    from data_collection.corpus.documents import find_shards, read_shard
 
     path.with_suffix(".yaml").write_text(MAPPING, encoding="utf-8")
     with open(path, "w", encoding="utf-8") as file:

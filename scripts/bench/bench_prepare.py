@@ -62,7 +62,7 @@ class BenchSettings:
 def write_texts(data: Path, folder: Path, num_bytes: int, num_files: int) -> int:
     """Write documents of all languages, repeated, to Parquet files of about equal size; return the texts' bytes."""
     from configs.errors import FailedItems
-    from data_collection.documents import DocumentWriter, find_shards, read_shard
+    from data_collection.corpus.documents import DocumentWriter, find_shards, read_shard
 
     if not (data / "documents").is_dir():
         raise MissingInputError("no documents", where=data, wanted="documents/LANG.medical.jsonl", todo="--data")

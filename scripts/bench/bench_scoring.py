@@ -40,8 +40,8 @@ from data_collection.questions.answers import parse_answer
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question, is_correct
 from inference import scoring
-from inference.overlap import overlap
-from inference.words import words
+from inference.scores.overlap import overlap
+from inference.scores.words import words
 
 
 @dataclass

@@ -61,9 +61,9 @@ class BenchTopicsSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, BenchTopicsSettings)
+    from data_collection.benchmarks.topic_classifier import TopicClassifier
+    from data_collection.benchmarks.topic_names import topic_text
     from data_collection.questions.source_sets import read_source_set
-    from data_collection.topic_classifier import TopicClassifier
-    from data_collection.topic_names import topic_text
 
     cases = [
         (question, topic)

@@ -1,0 +1,1 @@
+"""The benchmark's making: splits, topics, tables."""

@@ -1,0 +1,1 @@
+"""Textbooks, page by page."""

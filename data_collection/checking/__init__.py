@@ -1,0 +1,1 @@
+"""Rationales checked by people."""

@@ -1,0 +1,1 @@
+"""Texts that occur twice, and test questions that occur in training data."""

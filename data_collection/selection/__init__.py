@@ -1,0 +1,1 @@
+"""Which documents are medical and fit to learn from."""

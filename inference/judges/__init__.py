@@ -1,0 +1,1 @@
+"""Rationales judged by people and models."""
