@@ -15,6 +15,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,18 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 class _Watch(StoppingCriteria):
-    """Says after every token how many the batch has; stops nothing."""
+    """Says after every token how many an answer has, and ends a call when a quarter of its answers are done."""
 
-    def __init__(self, num_prompt_tokens: int, on_token: Callable[[int], None]):
-        self.num_prompt_tokens, self.on_token = num_prompt_tokens, on_token
+    def __init__(self, num_prompt_tokens: int, end_tokens: torch.Tensor, on_token: Callable[[int], None], whole: bool):
+        self.num_prompt_tokens, self.end_tokens, self.on_token = num_prompt_tokens, end_tokens, on_token
+        self.whole = whole  # the batch stays together until the last answer is done
+        self.done: Any = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         self.on_token(input_ids.shape[1] - self.num_prompt_tokens)
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        self.done = torch.isin(input_ids[:, -1], self.end_tokens) | self.done
+        ends = not self.whole and bool(4 * self.done.sum() >= len(input_ids))
+        return torch.full((len(input_ids),), ends, dtype=torch.bool, device=input_ids.device)
 
 
 @torch.inference_mode()
@@ -107,18 +112,56 @@ def generate(
         processors = LogitsProcessorList()
         if repetition_penalty != 1:
             processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty, prompt_ignore_length=width))
-        output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
-            logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([_Watch(width, on_token)]),
-        )[:, width:].cpu()
+        written = _write(model, input_ids, attention_mask, max_new_tokens, end_tokens, processors, on_token)
         seconds = (time.monotonic() - start) / len(batch)
         answers = []
-        for row, index in enumerate(batch):
-            ids = output[row].tolist()
+        for index, ids in zip(batch, written, strict=True):
             end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
             ids = ids if end is None else ids[:end]
             text = tokenizer.decode(ids, skip_special_tokens=True)
             answers.append(Generation(index, text, len(encoded[index]), len(ids), end is None, seconds))
         yield answers
+
+
+def _write(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    max_new_tokens: int,
+    end_tokens: frozenset[int],
+    processors: LogitsProcessorList,
+    on_token: Callable[[int], None],
+) -> list[list[int]]:
+    """The new tokens of each row of `input_ids`, (B, T) as is `attention_mask`; those after an end token mean nothing.
+
+    Answers that are done leave the batch, whose others go on with what attention kept of them: else one long answer
+    would cost as much as a batch of them. Under ZeRO 3 all stay, as every rank has to make the same calls.
+    """
+    width = input_ids.shape[1]
+    ids, mask = input_ids.to(model.device), attention_mask.to(model.device)
+    ends = torch.tensor(sorted(end_tokens), device=model.device)
+    written: list[list[int]] = [[]] * len(ids)
+    rows, cache, whole = torch.arange(len(ids), device=model.device), None, is_deepspeed_zero3_enabled()
+    while True:
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=width + max_new_tokens - ids.shape[1],
+            logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([_Watch(width, ends, on_token, whole)]),
+            return_dict_in_generate=True,
+        )
+        ids, cache = output.sequences, output.past_key_values
+        done = torch.isin(ids[:, width:], ends).any(1) | (ids.shape[1] == width + max_new_tokens)
+        for row, new in zip(rows[done].tolist(), ids[done, width:].tolist(), strict=True):
+            written[row] = new
+        if done.all():
+            return written
+        if hasattr(cache, "batch_select_indices"):
+            going_on = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(going_on)
+            ids, mask, rows = ids[going_on], mask[going_on], rows[going_on]
+        else:  # states of another kind than attention's (Mamba)
+            whole = True
+        mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)
