@@ -164,10 +164,21 @@ def run_record(output_dir: Path, stage: str, settings: dict[str, Any], identity:
         stage: name of the stage, which `newest_finished` looks for.
         settings: everything that was set, for the reader.
         identity: what the output depends on; a changed identity over old output is refused (`already_done`).
+
+    Raises:
+        SettingsError: the folder is another stage's.
     """
     record = RunRecord(output_dir, stage, settings, identity)
     if record.path.exists():
         old = read_json(record.path)
+        if old.get("stage", stage) != stage:
+            raise SettingsError(
+                "the output folder holds the output of another command",
+                where=record.path,
+                found=old["stage"],
+                wanted=f"a folder of its own for {stage}",
+                todo="give another --output_dir",
+            )
         record._earlier_seconds = old.get("wall_seconds", 0.0)
         record.data.update(lives=old.get("lives", 1) + 1, started=old.get("started"), result=old.get("result", {}))
     record.write()

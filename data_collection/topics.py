@@ -50,6 +50,8 @@ class TopicSettings:
             found.append("model: wanted without --train, which makes one")
         if self.encoder and not self.train and not self.model:
             found.append("encoder: wanted with --train or --model")
+        if self.train and self.languages:
+            found.append("languages: wanted without --train, which learns from all questions that bear a topic")
         return found
 
 

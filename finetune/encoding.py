@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from data_collection.questions.question import Question
-from finetune.prompts import PromptKind, render_completion, render_prompt, render_question
+from finetune.prompts import PromptKind, render_completion, render_question
 from finetune.styles import Style
 
 
@@ -29,12 +29,12 @@ def encode_prompts(
 
 def prompt_parts(question: Question, kind: PromptKind, style: Style, examples: Sequence[Question] = ()) -> list[str]:
     """The text of `render_prompt` in parts, as `encode` takes them: the style's turns, and what is said in them."""
-    said = [text for e in examples for text in (render_question(e, kind, style), render_completion(e, kind, style))]
-    parts, rest = [], render_prompt(question, kind, style, examples)
-    for words in (*said, render_question(question, kind, style)):
-        frame, _, rest = rest.partition(words)
-        parts += [frame, words]
-    return [*parts, rest]
+    cue = style.after + style.cues[0 if kind == "with_rationale" else 1]
+    parts, frame = [], style.before
+    for example in examples:
+        parts += [frame, render_question(example, kind, style), cue, render_completion(example, kind, style)]
+        frame = style.between
+    return [*parts, frame, render_question(question, kind, style), cue]
 
 
 def encode(texts: Sequence[Sequence[str]], tokenizer: Any, start: bool = True) -> list[list[int]]:

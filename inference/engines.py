@@ -150,7 +150,18 @@ class LocalEngine:
 
     def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
         parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
-        return encode(parts, self._tokenizer)
+        encoded = encode(parts, self._tokenizer)
+        most = getattr(self.model().config.get_text_config(), "max_position_embeddings", None)
+        num_longer = sum(len(ids) > most for ids in encoded) if most else 0
+        if num_longer:
+            raise SettingsError(
+                f"{num_longer:,} of {len(encoded):,} prompts are longer than the model can read",
+                where=self.name,
+                found=f"up to {max(map(len, encoded)):,} tokens",
+                wanted=f"at most {most:,}",
+                todo="fewer --num_fewshot, or a model that reads more",
+            )
+        return encoded
 
 
 def _load(model_path: str, precision: Precision = "auto") -> Any:

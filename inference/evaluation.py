@@ -172,7 +172,7 @@ def caption(settings: Any, num_questions: int) -> str:
         parts += [f"repetition penalty {penalty:g} in rationales"] if penalty != 1 else []
     if settings.num_fewshot:
         parts.append(f"{settings.num_fewshot} examples from training, seed {settings.fewshot_seed}")
-    if settings.shuffle_options:
+    if settings.shuffle_options and set(settings.kinds) != {"text_likelihood"}:
         parts.append(f"options shown in {settings.shuffle_options} orders, seed {settings.shuffle_seed}")
     return "; ".join(parts)
 

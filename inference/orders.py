@@ -37,7 +37,7 @@ def shuffle_options(question: Question, seed: int, order: int) -> tuple[Question
 
 def original_answer(row: dict[str, Any], parsed: Sequence[str] | None) -> list[str] | None:
     """The letters of an answer as the question's own file has them."""
-    shown = dict(zip(row["options"], row.get("original_letters", row["options"]), strict=True))
+    shown = dict(zip(row["options"], row.get("original_letters") or row["options"], strict=True))
     return None if parsed is None else sorted(shown[letter] for letter in parsed)
 
 

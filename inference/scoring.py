@@ -92,6 +92,7 @@ def read_predictions(path: Path | str, failed: FailedItems) -> list[Row]:
             todo="python inference/eval.py writes it",
         )
     rows: dict[tuple[str, str, int | None], Row] = {}
+    shuffled: dict[tuple[str, str], bool] = {}
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -101,6 +102,9 @@ def read_predictions(path: Path | str, failed: FailedItems) -> list[Row]:
                 key = row["id"], row["kind"], row.get("order")
                 if key in rows:
                     raise ValueError(f"question {row['id']} ({row['kind']}) occurs twice")
+                is_shuffled = row.get("order") is not None
+                if shuffled.setdefault(key[:2], is_shuffled) != is_shuffled:
+                    raise ValueError(f"question {row['id']} ({row['kind']}) with and without an order")
                 rows[key] = row
             except UnicodeDecodeError as error:
                 failed.add(f"{path}:{number}", f"not UTF-8: {error.reason} at byte {error.start}")
@@ -117,6 +121,9 @@ def read_predictions(path: Path | str, failed: FailedItems) -> list[Row]:
     return list(rows.values())
 
 
+_SETTING = {"adaptation", "num_fewshot", "prompt_style", "shuffled"}
+
+
 def _checked(row: Any) -> Row:
     """The row, if everything that scores depend on is there and of its type; what is optional is filled in."""
     if not isinstance(row, dict):
@@ -126,6 +133,8 @@ def _checked(row: Any) -> Row:
     types |= {"human_check_passed": (bool, int), "hit_limit": bool, "seconds": (int, float)}
     types |= {"order": (int, type(None))} if "order" in row else {}
     types |= {"parsed": (list, type(None))} if "parsed" in row else {}
+    types |= {"original_letters": str} if row.get("original_letters") is not None else {}
+    types |= {"setting": dict} if row.get("setting") is not None else {}
     for name, wanted in types.items():
         if name not in row:
             raise ValueError(f"{name} is missing")
@@ -143,7 +152,10 @@ def _checked(row: Any) -> Row:
         raise ValueError(f"language {row['lang']!r}, wanted one of {', '.join(LANGUAGES)}")
     if row["kind"] not in SCORED_KINDS:
         raise ValueError(f"kind {row['kind']!r}, wanted one of {', '.join(SCORED_KINDS)}")
-    if sorted(row.get("original_letters", letters)) != list(letters):
+    lacking = _SETTING - row["setting"].keys() if row.get("setting") else ()
+    if lacking:
+        raise ValueError(f"setting lacks {', '.join(sorted(lacking))}")
+    if sorted(row.get("original_letters") or letters) != list(letters):
         raise ValueError(
             f"original_letters is {row['original_letters']!r:.80}, wanted {''.join(letters)} in some order"
         )
@@ -157,12 +169,12 @@ def extract_rationale(output: str) -> str:
     return re.sub(r"^\s*#{2,6} *Rationale *[:：]?", "", split_answer(output)[0], flags=re.IGNORECASE).strip()
 
 
-def score(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> dict[str, Any]:
+def score(rows: list[Row], bert_f: Mapping[tuple[str, int | None], float] | None = None) -> dict[str, Any]:
     """All scores of one file of predictions.
 
     Args:
         rows: rows as `read_predictions` gives them.
-        bert_f: BERTScore of the rationales by question id, where a model for it was given (`bert_scoring`).
+        bert_f: BERTScore of the rationales by question id and order, where a model for it was given (`bert_scoring`).
 
     Returns:
         `languages[kind][code]` and `average[kind]` hold the scores, `definitions` says what they are. Shares and scores
@@ -171,7 +183,7 @@ def score(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> dict[st
     return summarise(rows, mark(rows, bert_f))
 
 
-def mark(rows: list[Row], bert_f: Mapping[str, float] | None = None) -> list[Row]:
+def mark(rows: list[Row], bert_f: Mapping[tuple[str, int | None], float] | None = None) -> list[Row]:
     """What each question adds to the scores of each kind, sorted by language, kind and id, so that the rows' order
     changes no score."""
     several = _several_possible(rows)
@@ -246,7 +258,11 @@ def _mark(row: Row, several_possible: bool, bert_f: Mapping[str, float]) -> Row:
         if row["rationale"].strip():
             split = words(rationale, row["lang"])
             pair = overlap(_reference_words(row["rationale"], row["lang"]), split)
-            marks |= rationale_scores(pair) | {"bert_score_f": bert_f.get(row["id"]), "pair": pair, "empty": not split}
+            marks |= rationale_scores(pair) | {
+                "bert_score_f": bert_f.get((row["id"], row.get("order"))),
+                "pair": pair,
+                "empty": not split,
+            }
             marks["passed"] = bool(row["human_check_passed"])
     return marks
 

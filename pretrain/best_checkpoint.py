@@ -21,6 +21,7 @@ class BestCheckpointTrainer(Trainer):
     has none here.
     """
 
+    stopped = False  # before its end
     evaluated_at: int | None = None  # the step whose weights were evaluated last
 
     def _evaluate(self, *arguments: Any, **more: Any) -> dict[str, float]:
@@ -45,14 +46,20 @@ class BestCheckpointTrainer(Trainer):
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.load_best_model_at_end and self.state.global_step < self.state.max_steps:
             self.control.should_save = True
-        return is_best
+        return is_best and self.state.global_step < self.state.max_steps  # what --save_strategy best goes by
+
+    def _finalize_training(self, *arguments: Any, **more: Any) -> Any:
+        # A run that was stopped has no result yet; one that was resumed where its folder has moved forgot the best.
+        if self.args.load_best_model_at_end:
+            best = None if self.stopped else self.state.best_global_step
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}") if best else None
+        return super()._finalize_training(*arguments, **more)
 
     def _load_best_model(self) -> None:
         best, name = self.state.best_global_step, self.args.metric_for_best_model
         log.info(f"best {name} {self.state.best_metric:.4f} at step {best}, whose weights are the result")
         if best == self.state.global_step:  # they are in memory
             return
-        self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")  # it may have moved
         super()._load_best_model()
         self.evaluated_at = None
 

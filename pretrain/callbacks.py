@@ -50,6 +50,11 @@ class StopFileCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if self.stopped and state.epoch % 1:  # broken off, which is no end: nothing is evaluated or saved again
+            control.should_save = control.should_evaluate = False
+        return control
+
 
 class CompleteCheckpointCallback(TrainerCallback):
     """Marks a checkpoint complete once every rank has written its part; writes none after the last step.
@@ -61,6 +66,8 @@ class CompleteCheckpointCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         control.should_save = control.should_save and state.global_step < state.max_steps
         return control
+
+    on_epoch_end = on_step_end
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.distributed.is_initialized():

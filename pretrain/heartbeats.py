@@ -70,8 +70,8 @@ class _Pulse(threading.Thread):
         count, looked = 0, time.monotonic()
         # The store lives in the first node's launcher. Where that has died, so has the run; where that whole node is
         # frozen, nobody can be asked who lives, and Slurm's own time (SlurmdTimeout) ends the job.
-        with contextlib.suppress(RuntimeError):
-            while not self.over.wait(self.interval):
+        while not self.over.wait(self.interval):
+            with contextlib.suppress(RuntimeError):  # of one call; the next may go through
                 count += 1
                 self._say(f"{count} {self.where}")
                 now = time.monotonic()

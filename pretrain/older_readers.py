@@ -24,6 +24,9 @@ def write_for_older_readers(folder: Path) -> None:
     rotary = dict(config.get("rope_parameters") or {})
     if "rope_theta" in rotary:
         more = {name: rotary.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rotary}
+        if config.get("model_type") == "gpt_neox":  # which has names of its own there
+            names = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+            more |= {names[name]: value for name, value in more.items()}
         if rotary.get("rope_type", "default") != "default":
             more["rope_scaling"] = rotary
         write_json(path, {**config, **more})

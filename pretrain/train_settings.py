@@ -90,6 +90,8 @@ class TrainSettings(TrainingArguments):
             self.gradient_accumulation_steps = accumulation_steps(
                 self.global_batch_size, self.per_device_train_batch_size, num_devices
             )
+        if self.metric_for_best_model and self.greater_is_better is None:
+            self.greater_is_better = "accuracy" in self.metric_for_best_model  # losses, perplexities, unparsed: less
         if self.early_stopping_patience:
             self.metric_for_best_model = self.metric_for_best_model or "loss"
             self.restore_callback_states_from_checkpoint = True  # a resumed run goes on counting

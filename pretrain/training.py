@@ -64,6 +64,11 @@ class PackedTrainer(BestCheckpointTrainer):
             for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == printer]:
                 self.remove_callback(callback)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was ended before its last step, to go on later."""
+        return self.stop_callback.stopped
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         """The order of the blocks: the dataset's own where it says so (a mixture drawn by priority), else shuffled."""
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -232,7 +237,7 @@ def train(trainer: PackedTrainer, checkpoint: Path | None) -> tuple[str, dict[st
         raise SettingsError("there is not one training block", where=output_dir, todo="give more data")
     args.eval_on_start = checkpoint is None and bool(trainer.evaluation)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.stop_callback.stopped:
+    if trainer.stopped:
         return "stopped", {}
     if trainer.evaluated_at != trainer.state.global_step:
         trainer.evaluate()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import MissingInputError
+from configs.files import fingerprint
 
 STAGES = ("prepare", "pretrain", "finetune", "eval")
 _ROW_KEYS = ("corpus", *STAGES)
@@ -48,13 +49,11 @@ class Row:
     Attributes:
         name: as the table shows it.
         parts: parts of the corpus that it is pretrained on; none for a model that is fine-tuned as it is.
-        with_rationale: it is taught to write rationales.
         stages: its commands, those that it shares with other rows included, in order.
     """
 
     name: str
     parts: tuple[str, ...]
-    with_rationale: bool
     stages: tuple[Stage, ...]
 
     @property
@@ -72,6 +71,9 @@ def problems_of(settings: Any) -> list[str]:
         if not isinstance(folders, list) or not folders or not all(isinstance(folder, str) for folder in folders):
             found.append(f"corpus: {part}: {folders!r}, wanted a list of folders")
     for name, row in settings.rows.items():
+        if not isinstance(name, str):
+            found.append(f"rows: {name!r}: wanted a text as name")
+            continue
         if not isinstance(row, dict):
             found.append(f"rows: {name}: {row!r}, wanted names and values, or {{}}")
             continue
@@ -113,7 +115,7 @@ def rows_of(settings: Any) -> list[Row]:
     """The rows of the table with their stages, in their order."""
     found = []
     trained: dict[str, tuple[Stage, ...]] = {}  # corpus and settings to the stages that make the model
-    for number, (name, row) in enumerate(settings.rows.items(), 1):
+    for name, row in settings.rows.items():
         parts = tuple(row.get("corpus", []))
         made: tuple[Stage, ...] = ()
         if parts:
@@ -122,7 +124,7 @@ def rows_of(settings: Any) -> list[Row]:
                 same_parts = sum(json.loads(other)[0] == list(parts) for other in trained)
                 trained[key] = _pretraining(settings, row, parts, same_parts)
             made = trained[key]
-        found.append(_row(settings, name, row, number, made))
+        found.append(_row(settings, name, row, made))
     return found
 
 
@@ -144,8 +146,9 @@ def _pretraining(settings: Any, row: dict[str, Any], parts: tuple[str, ...], sam
     return first, second
 
 
-def _row(settings: Any, name: str, row: dict[str, Any], number: int, made: tuple[Stage, ...]) -> Row:
-    slug = "-".join([str(number), *re.findall(r"[a-z0-9]+", name.lower())])[:60]
+def _row(settings: Any, name: str, row: dict[str, Any], made: tuple[Stage, ...]) -> Row:
+    # By its name and not its place: a row put before others leaves theirs where it was.
+    slug = "-".join([*re.findall(r"[a-z0-9]+", name.lower())[:8], fingerprint(name)[:6]])
     tuned, scores = settings.output_dir / "finetune" / slug, settings.output_dir / "eval" / slug
     model = str(made[-1].folder) if made else settings.model_name_or_path
     data = ("--data", str(settings.data)) if settings.data else ()
@@ -153,10 +156,9 @@ def _row(settings: Any, name: str, row: dict[str, Any], number: int, made: tuple
     train = ("finetune/run.sh", *_words(settings, row, "finetune"), *data, "--model_name_or_path", model)
     first = Stage(f"finetune-{slug}", needs, "", (*train, "--output_dir", str(tuned)), tuned)
     ask = ("inference/run.sh", *_words(settings, row, "eval"), *data, "--model_name_or_path", str(tuned))
-    ask = (*ask, "--label", name, "--output_dir", str(scores))
+    ask = (*ask, f"--label={name}", "--output_dir", str(scores))
     second = Stage(f"eval-{slug}", (first.name,), "", ask, scores)
-    with_rationale = (row.get("finetune") or {}).get("kinds") != "answer_only"
-    return Row(name, tuple(row.get("corpus", [])), with_rationale, (*made, first, second))
+    return Row(name, tuple(row.get("corpus", [])), (*made, first, second))
 
 
 def _words(settings: Any, row: dict[str, Any], stage: str) -> tuple[str, ...]:

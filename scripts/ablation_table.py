@@ -19,9 +19,16 @@ from inference.scores.score_tables import NOTICE, percent
 from inference.scores.table_formats import latex, markdown
 from scripts.ablating import Row, rows_of
 
-_SHOWN = {"answer_only": ["accuracy"], "with_rationale": ["accuracy", "bleu_1_sentence", "rouge_1_f"]}
+_SHOWN = {
+    "answer_only": ["accuracy"],
+    "with_rationale": ["accuracy", "bleu_1_sentence", "rouge_1_f"],
+    "letter_likelihood": ["accuracy"],
+    "text_likelihood_normalised": ["accuracy"],
+}
 _COLUMNS = {
     ("answer_only", "accuracy"): "Accuracy, answer only, %",
+    ("letter_likelihood", "accuracy"): "Accuracy, likeliest letter, %",
+    ("text_likelihood_normalised", "accuracy"): "Accuracy, likeliest text, %",
     ("with_rationale", "accuracy"): "Accuracy, with rationale, %",
     ("with_rationale", "bleu_1_sentence"): "BLEU-1, %",
     ("with_rationale", "rouge_1_f"): "ROUGE-1, %",
@@ -89,7 +96,7 @@ def score_rows(rows: list[Row], paths: dict[str, Path], failed: FailedItems) -> 
         labelled.append((row.name, scores))
         entry: Entry = {"row": row.name, "corpus": row.parts, "num_tokens": _tokens(row), "scores": {}, "step": None}
         for kind, names in _SHOWN.items():
-            if kind in scores["average"] and (kind == "answer_only" or row.with_rationale):
+            if kind in scores["average"] and (kind != "with_rationale" or _taught_rationale(row)):
                 kept = {"average": scores["average"][kind], **scores["languages"][kind]}
                 entry["scores"][kind] = {code: _picked(of, names) for code, of in kept.items()}
         if above:
@@ -179,6 +186,12 @@ def write_table(entries: list[Entry], published: list[dict[str, str]], waiting: 
                         writer.writerow([*head, code, kind, name, *cells_of])
 
 
+def _taught_rationale(row: Row) -> bool:
+    """Whether the row's model was taught to write rationales, by the record of its fine-tuning."""
+    settings = _record(row.stages[-2].folder).get("settings", {})
+    return settings.get("kinds") not in ("answer_only", ["answer_only"])
+
+
 def write_plot(entries: list[Entry], stem: Path) -> None:
     """Write STEM.svg and STEM.png: each score against the rows, with intervals, averages thick and languages thin."""
     from matplotlib import rc_context
@@ -186,6 +199,8 @@ def write_plot(entries: list[Entry], stem: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [key for key in _COLUMNS if any(_value(entry, *key) is not None for entry in entries)]
+    if not shown:
+        return
     with rc_context({"svg.hashsalt": "ablation", "font.family": "DejaVu Sans", "font.size": 9}):
         width = max(5.0, 0.9 * len(entries) + 2.5)
         figure = Figure(figsize=(width, 2.3 * len(shown) + 1.2), layout="constrained")

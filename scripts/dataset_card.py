@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import MissingInputError
+from configs.errors import FailedItems
 from configs.files import read_json
 from configs.languages import LANGUAGES
+from data_collection.questions.question_figures import Figures
+from data_collection.questions.question_files import QuestionFiles
 from scripts.cards import Ready, made_with, render, table
 from scripts.model_card import documents_table
 from scripts.report_reading import Stage, items, language_name
@@ -140,14 +142,12 @@ def _corpus_tables(counts: Counter[tuple[str, str, str]]) -> Iterator[tuple[str,
 
 def _statistics(folder: Path) -> dict[str, Any]:
     path = folder / STATISTICS
-    if not path.is_file():
-        raise MissingInputError(
-            "the questions were not counted",
-            where=path,
-            wanted=STATISTICS,
-            todo=f"python data_collection/describe.py --input {folder} --output_dir {folder} writes it",
-        )
-    return items(read_json(path))
+    if path.is_file():
+        return items(read_json(path))
+    figures = Figures()
+    for split, question in QuestionFiles(folder, None, FailedItems()).read():
+        figures.add(split, question)
+    return figures.record()
 
 
 def _groups(statistics: dict[str, Any]) -> list[dict[str, Any]]:

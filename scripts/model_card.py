@@ -38,7 +38,7 @@ def evaluations_of(folder: Path, given: Sequence[Path], roots: Sequence[Path]) -
         for path in [root] if given else sorted(path.parent for path in root.rglob("scores.json")):
             for stage in find_stages(path) if given else [stage_of(path)]:
                 asked = stage and str(stage.get("settings", "model_name_or_path") or "")
-                mine = given or (asked and Path(asked).is_dir() and Path(asked).resolve() == folder.resolve())
+                mine = given or (asked and source_folder(stage, asked) == folder.resolve())
                 if stage and stage.name == "eval" and stage.status == "finished" and mine:
                     found[stage.folder.resolve()] = stage
     return [evaluation for evaluation in read_evaluations(list(found.values())) if evaluation.scores]

@@ -33,7 +33,8 @@ _READABLE = (".json", ".jinja", ".md", ".txt", ".yaml")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 _PRIVATE = {
     "a path of a machine": re.compile(
-        r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|media|scratch|data|users?|var|opt|srv|gpfs|lustre|nfs|project)s?/\w",
+        r"(?:(?<![\w./])|file://)/(?:[\w.-]+/){0,4}"
+        r"(?:home|root|tmp|work|mnt|media|scratch|data|users?|var|opt|srv|gpfs|lustre|lus|nas|nfs|cluster|project)s?/\w",
         re.IGNORECASE,
     ),
     "a path of Windows": re.compile(r"\b[A-Z]:\\\w"),
@@ -83,6 +84,8 @@ def publish(settings: Any) -> int:
     uploads = [Upload(CARD_FILE, card.encode()), *files_of(folder, kind, base)]
     refuse_private(uploads, _private_words(stages))
     if not by_hand:
+        if "made by scripts/publish.py" not in _text(folder / CARD_FILE) and (folder / CARD_FILE).is_file():
+            (folder / CARD_FILE).replace(folder / "README.before.md")  # a program's form, which may be filled in
         with atomic_open(folder / CARD_FILE) as file:
             file.write(card)
     _show(folder, kind, settings, uploads, card, by_hand)

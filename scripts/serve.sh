@@ -55,7 +55,13 @@ fi
 if nvidia-smi -L 2>/dev/null | grep -q GPU && command -v vllm >/dev/null; then
   server=(vllm serve "$base" --host 127.0.0.1 --port "$port")
   # vLLM serves an adapter beside its base model, under a name of its own.
-  [[ $model == "$base" ]] || server+=(--enable-lora --lora-modules "$model=$model")
+  if [[ $model != "$base" ]]; then # vLLM takes adapters of rank 16 unless told, and only of these
+    rank=$(python -c '
+import json, sys
+rank = json.load(open(sys.argv[1] + "/adapter_config.json"))["r"]
+print(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= rank))' "$model")
+    server+=(--enable-lora --max-lora-rank "$rank" --lora-modules "$model=$model")
+  fi
 elif [[ $model != "$base" ]]; then
   printf 'error: %s\n  where: %s\n  found: an adapter\n  wanted: a whole model, or a GPU with vLLM\n  what to do: %s\n' \
     "the server of transformers takes no adapters" "$model" \

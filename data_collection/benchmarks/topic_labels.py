@@ -112,7 +112,7 @@ def describe_accuracy(figures: dict[str, Any]) -> str:
 def label_topics(settings: Any, server_settings: ServerSettings) -> int:
     """Give each question a topic, by the classifier of `settings.model` or else by a server; returns the exit code."""
     failed = FailedItems()
-    files = QuestionFiles(settings.input, settings.languages, failed)
+    files = QuestionFiles(settings.input, settings.languages, failed, settings.output_dir)
     if settings.model is not None:
         return _by_classifier(settings, files, failed)
     return _by_server(settings, server_settings, files, failed)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from configs.languages import LANGUAGES
@@ -103,9 +104,10 @@ class MarkStore:
     def next_of(self, checker: str, questions: Sequence[Asked]) -> int | None:
         """The place in `questions` of the first one left for a checker, now theirs; None when all is done."""
         with self._writing() as connection:
-            done, claims = _done(connection, checker), _claims(connection)
+            done_of, claims = _done_of(connection), _claims(connection)
             for place, question in enumerate(questions):
-                if question.id not in done and _claim(connection, question, checker, claims.get(question.id)):
+                claim = claims.get(question.id)
+                if question.id not in done_of(checker) and _claim(connection, question, checker, claim, done_of):
                     return place
         return None
 
@@ -115,7 +117,7 @@ class MarkStore:
             if _fields(connection, question.id, checker):
                 return True
             row = connection.execute("select checker, time from claims where question = ?", (question.id,)).fetchone()
-            return _claim(connection, question, checker, row)
+            return _claim(connection, question, checker, row, _done_of(connection))
 
     def marked(self, checker: str) -> dict[str, bool]:
         """Questions that a checker has marked, the latest last, and whether every criterion was."""
@@ -129,9 +131,9 @@ class MarkStore:
     def num_left(self, checker: str, questions: Sequence[Asked]) -> int:
         """Questions that a checker could still be given."""
         with self._connection() as connection:
-            done, claims = _done(connection, checker), _claims(connection)
+            done_of, claims = _done_of(connection), _claims(connection)
             return sum(
-                question.id not in done and _is_free(connection, question, checker, claims.get(question.id))
+                question.id not in done_of(checker) and _is_free(question, checker, claims.get(question.id), done_of)
                 for question in questions
             )
 
@@ -179,14 +181,25 @@ def _claims(connection: sqlite3.Connection) -> dict[str, _Claim]:
     }
 
 
-def _is_free(connection: sqlite3.Connection, question: Asked, checker: str, claim: _Claim | None) -> bool:
+def _done_of(connection: sqlite3.Connection) -> Callable[[str], set[str]]:
+    """`_done` by checker, each looked up once: thousands of claims are of a few."""
+    return cache(lambda checker: _done(connection, checker))
+
+
+def _is_free(question: Asked, checker: str, claim: _Claim | None, done_of: Callable[[str], set[str]]) -> bool:
     if question.shared or claim is None or claim[0] == checker:
         return True
-    return time.time() - claim[1] > CLAIM_SECONDS and question.id not in _done(connection, claim[0])
+    return time.time() - claim[1] > CLAIM_SECONDS and question.id not in done_of(claim[0])
 
 
-def _claim(connection: sqlite3.Connection, question: Asked, checker: str, claim: _Claim | None) -> bool:
-    if not _is_free(connection, question, checker, claim):
+def _claim(
+    connection: sqlite3.Connection,
+    question: Asked,
+    checker: str,
+    claim: _Claim | None,
+    done_of: Callable[[str], set[str]],
+) -> bool:
+    if not _is_free(question, checker, claim, done_of):
         return False
     if not question.shared:
         connection.execute("insert or replace into claims values (?, ?, ?)", (question.id, checker, time.time()))

@@ -11,12 +11,12 @@ import hmac
 import os
 import re
 import secrets
+import socket
 import sqlite3
 import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,22 @@ class VerificationServer(ThreadingHTTPServer):
         key: str,
         hosts: Sequence[str] = (),
     ):
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
         self.store, self.key = store, key
         self.questions = [question for question, _ in questions]
         self.asked = [Asked(question.id, question.lang, shared) for question, shared in questions]
         self.languages = [code for code in LANGUAGES if any(question.lang == code for question in self.questions)]
-        self.hosts = {"127.0.0.1", "localhost", "::1", address[0], *(host.lower() for host in hosts)}
+        self.hosts = {"127.0.0.1", "localhost", "::1", address[0].lower(), *(host.lower() for host in hosts)}
         self._link_host = hosts[0] if hosts else address[0]
         self.cookie = f"verify_{self.server_port}"  # a browser sends cookies to every port of a host
 
     @property
     def link(self) -> str:
         """What the checkers open."""
-        return f"http://{self._link_host}:{self.server_port}/?{urlencode({'key': self.key})}"
+        host = f"[{self._link_host}]" if ":" in self._link_host else self._link_host
+        return f"http://{host}:{self.server_port}/?{urlencode({'key': self.key})}"
 
     def sign(self, text: str) -> str:
         """A signature that only who has the key can make."""
@@ -140,7 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._host_is_known():
             return self._refuse(421, "This page is not known under this address.")
         try:
-            method(urlsplit(self.path))
+            url = urlsplit(self.path)
+        except ValueError:
+            return self._refuse(400, "There is no such page.")
+        try:
+            method(url)
         except sqlite3.Error as error:
             log.warning(f"a mark could not be saved or read: {error}")
             self._refuse(503, "The marks cannot be saved or read now; what you marked is kept in this page.")
@@ -148,18 +155,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _host_is_known(self) -> bool:
         host = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return False
         try:
+            if origin is not None and urlsplit(origin).netloc != host:
+                return False
             return (urlsplit(f"//{host}").hostname or "") in self.server.hosts
         except ValueError:
             return False
 
     def _cookies(self) -> dict[str, str]:
-        try:
-            return {name: morsel.value for name, morsel in SimpleCookie(self.headers.get("Cookie", "")).items()}
-        except CookieError:
-            return {}
+        # Not SimpleCookie, which gives all up at one odd cookie, and those of other ports of this host come here too.
+        pairs = (part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";"))
+        return {name: value for name, _, value in pairs}
 
     def _signed_in(self) -> tuple[bool, str | None]:
         """(the link was opened, the checker's name)."""

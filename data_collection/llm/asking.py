@@ -156,6 +156,7 @@ def ask_until_good(
     while rounds.num_asked:
         rounds.num_asked = 0
         server.ask(rounds.requests(items()), rounds.on_answer)
+        rounds.end_round()
     rounds.finish()
 
 
@@ -171,6 +172,8 @@ class _Rounds:
         for item in items:
             tried = self.attempts.tried(item.id)
             if item.id in self._in_flight or item.id in self._unanswered or self.attempts.is_good(item.id):
+                continue
+            if any(row["id"] == item.id for row in self._refused or ()):
                 continue
             if tried < self.max_attempts:
                 earlier = self.attempts.earlier(item.id)
@@ -225,8 +228,11 @@ class _Rounds:
         for row in rows or ():
             self._write(row)
 
-    def finish(self) -> None:
+    def end_round(self) -> None:
+        """A whole round that was refused, of too few items to say that the server refuses everything: attempts."""
         self._write_refused()
+
+    def finish(self) -> None:
         self.progress.close()
         if self._unanswered:
             key, error = next(iter(self._unanswered.items()))

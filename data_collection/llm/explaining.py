@@ -124,7 +124,7 @@ class _Explained:
 def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
     """Ask, check, ask again, write; returns the exit code (5: some questions have no good rationale)."""
     failed = FailedItems()
-    questions = QuestionFiles(settings.input, settings.languages, failed)
+    questions = QuestionFiles(settings.input, settings.languages, failed, settings.output_dir)
     server = None
     model = model_of_finished(settings.output_dir, server_settings.server_model)
     if model is None:

@@ -190,8 +190,8 @@ def reply_problem(text: str, hit_limit: bool, found: dict[str, str], wanted: dic
 def translate_questions(settings: Any, server_settings: ServerSettings) -> int:
     """Translate, check, translate again, write; returns the exit code (5: some questions have no good translation)."""
     failed = FailedItems()
-    questions = QuestionFiles(settings.input, settings.languages, failed)
-    targets = [language(name).code for name in settings.to]
+    questions = QuestionFiles(settings.input, settings.languages, failed, settings.output_dir)
+    targets = list(dict.fromkeys(language(name).code for name in settings.to))
     model = model_of_finished(settings.output_dir, server_settings.server_model)
     server = None if model else Server(server_settings)
     model = model or server.model

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from configs.errors import FailedItems, MissingInputError
+from configs.errors import FailedItems, MissingInputError, SettingsError
 from configs.files import atomic_open, fingerprint
 from configs.languages import language
 from data_collection.questions.mmedbench import Split, find_files, read_questions, to_row
@@ -30,13 +30,24 @@ class QuestionFiles:
 
     Attributes:
         numbers: questions by language.
-        identity: a hash of everything that is asked about them.
+        identity: a hash of everything that they say.
+
+    Args:
+        output_dir: where questions will be written; None where none are.
 
     Raises:
         MissingInputError: there are none, or none in one of the languages.
+        SettingsError: they would be written over themselves.
     """
 
-    def __init__(self, folder: Path, languages: list[str] | None, failed: FailedItems):
+    def __init__(self, folder: Path, languages: list[str] | None, failed: FailedItems, output_dir: Path | None = None):
+        if output_dir and output_dir.resolve() == folder.resolve():
+            raise SettingsError(
+                "the questions would be written over themselves",
+                where=output_dir,
+                wanted="another folder",
+                todo="give another --output_dir",
+            )
         wanted = {language(name).code for name in languages or ()}
         self._files: list[tuple[Split, Path]] = []
         for split in SPLITS:
@@ -49,8 +60,7 @@ class QuestionFiles:
         hashes = []
         for _, question in self.read(failed):
             self.numbers[question.lang] += 1
-            asked = [question.id, question.question, question.options, question.answers, question.rationale]
-            hashes.append(fingerprint(asked))
+            hashes.append(fingerprint({**to_row(question), "id": question.id}))
         self.identity = fingerprint(hashes)
         missing = wanted - set(self.numbers)
         if missing or not self.numbers:

@@ -23,7 +23,7 @@ NUM_TEST = {"en": 1273, "zh": 3426, "ja": 199, "fr": 622, "ru": 256, "es": 2742}
 ENGLISH_SETS = {"medqa": "MedQA", "medmcqa": "MedMCQA", "pubmedqa": "PubMedQA", "mmlu": "MMLU"}
 OTHER_SETS = {"medqa_mcmle": "MedQA-MCMLE", "cmb": "CMB-single", "cmmlu": "CMMLU-Medical", "cmexam": "CExam"}
 _ABOUT = ("model", "size", "released", "setting", "caveats", "metric")
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?) ?([bm])(?![a-z0-9])", re.IGNORECASE)
+_SIZE = re.compile(r"(?<![\w.])(\d{1,5}(?:\.\d{1,6})?) ?([bm])(?![a-z0-9])", re.IGNORECASE)
 Score = list[float | None]  # value, low, high, in per cent
 
 

@@ -46,10 +46,10 @@ def compare_runs(settings: Any) -> int:
     if done := records.already_done(settings.output_dir, identity):
         print(settings.output_dir / "comparison.html")
         return records.exit_code(done)
+    pairs, lone = shared_questions({label: choose(rows, settings) for label, rows in runs.items()}, failed)
+    _require_asked(pairs, settings.question or [])
+    require_shared(pairs, runs)
     with records.run_record(settings.output_dir, "compare", asdict(settings), identity) as record:
-        pairs, lone = shared_questions({label: choose(rows, settings) for label, rows in runs.items()}, failed)
-        _require_asked(pairs, settings.question or [])
-        require_shared(pairs, runs)
         first, second = runs
         marks = [scoring.mark([pair[label] for pair in pairs]) for label in runs]
         cases = [case for case in cases_of(pairs, *marks) if case["outcome"] in (settings.outcomes or OUTCOMES)]
@@ -115,15 +115,18 @@ def cases_of(pairs: list[Shared], first: list[Row], second: list[Row]) -> list[C
 
 
 def _outcome(first: float, second: float) -> str:
-    """Of two correctnesses; where options were shuffled these are shares of the orders, and "only" means more often."""
+    """Of two correctnesses; where options were shuffled these are shares of the orders: half of them is right, and
+    "only" means more often."""
     if first == second:
-        return "both_right" if first == 1 else "none_right"
+        return "both_right" if first >= 0.5 else "none_right"
     return "first_only" if first > second else "second_only"
 
 
 def _side(row: Row, mark: Row) -> dict[str, Any]:
     parsed = parse_answer(row["output"], row["options"])
-    scores = {name: mark[name] for name in RATIONALE_SCORES if mark.get(name) is not None}
+    # Of shuffled options the mark is a mean over the orders, which is no score of this output.
+    names = RATIONALE_SCORES if row.get("order") is None else ()
+    scores = {name: mark[name] for name in names if mark.get(name) is not None}
     return {
         "parsed": list(parsed) if parsed else None,
         "right": is_correct(parsed, row["gold"]),

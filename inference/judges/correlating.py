@@ -76,7 +76,9 @@ def metrics_of(runs: dict[str, list[Row]], rated: set[str], settings: Any) -> tu
     found: dict[str, Values] = {name: {} for name in (*RATIONALE_SCORES, "accuracy")}
     about: dict[str, Any] = {}
     for label, rows in runs.items():
-        of_rated = [row for row in rows if row["kind"] == "with_rationale" and row["id"] in rated]
+        of_rated = [  # of shuffled options the first order, which is the one that was rated
+            row for row in rows if row["kind"] == "with_rationale" and row["id"] in rated and not row.get("order")
+        ]
         bert: dict[str, Any] = {}
         if settings.bert_model:
             from inference.scores.bert_scoring import bert_score  # torch, which nothing else here needs

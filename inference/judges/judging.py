@@ -131,7 +131,8 @@ def judge(settings: Any, server_settings: ServerSettings) -> int:
     }
     if done := records.already_done(settings.output_dir, identity):
         log.info(f"already done: {settings.output_dir}")
-        print((settings.output_dir / "ratings.md").read_text(encoding="utf-8"))
+        if (page := settings.output_dir / "ratings.md").is_file():  # not where no judgement could be read
+            print(page.read_text(encoding="utf-8"))
         return records.exit_code(done)
     server = server or Server(server_settings)
     described = {**records.plain(settings), **records.plain(server_settings)}

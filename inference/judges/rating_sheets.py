@@ -41,11 +41,11 @@ def make_sheets(settings: Any) -> int:
     if done := records.already_done(settings.output_dir, identity):
         print(settings.output_dir)
         return records.exit_code(done)
+    codes = {language(name).code for name in settings.languages or LANGUAGES}
+    shared, _ = shared_questions({k: [r for r in of if r["lang"] in codes] for k, of in runs.items()}, failed)
+    require_shared(shared, runs)
+    chosen = sample_questions(shared, settings.questions_per_language, settings.seed)
     with records.run_record(settings.output_dir, "rating_sheets", asdict(settings), identity) as record:
-        codes = {language(name).code for name in settings.languages or LANGUAGES}
-        shared, _ = shared_questions({k: [r for r in of if r["lang"] in codes] for k, of in runs.items()}, failed)
-        require_shared(shared, runs)
-        chosen = sample_questions(shared, settings.questions_per_language, settings.seed)
         write_json(settings.output_dir / "key.json", _key(chosen, settings.seed))
         for rater in range(1, settings.num_raters + 1):
             rows = sheet_rows(chosen, settings, rater)
@@ -138,17 +138,17 @@ def read_sheets(settings: Any) -> int:
     if done := records.already_done(settings.output_dir, identity):
         print((settings.output_dir / "ratings.md").read_text(encoding="utf-8"))
         return records.exit_code(done)
+    ratings = [rating for path in settings.sheets for rating in ratings_of_sheet(path, key, failed)]
+    if not ratings:
+        raise MissingInputError(
+            "no question of the sheets is ranked in full",
+            where=", ".join(map(str, settings.sheets)),
+            found=failed.items[-1:],
+            wanted="a rank, 1 or more, in every row of a question",
+            todo="fill in the column rank",
+        )
     with records.run_record(settings.output_dir, "ratings", asdict(settings), identity) as record:
-        ratings = [rating for path in settings.sheets for rating in ratings_of_sheet(path, key, failed)]
         failed.write(settings.output_dir / "failures.jsonl")
-        if not ratings:
-            raise MissingInputError(
-                "no question of the sheets is ranked in full",
-                where=", ".join(map(str, settings.sheets)),
-                found=failed.items[-1:],
-                wanted="a rank, 1 or more, in every row of a question",
-                todo="fill in the column rank",
-            )
         write_ratings(ratings, settings.output_dir, {"raters": len(settings.sheets), "method": "ranking by people"})
         record.finish("finished", len(failed), num_ratings=len(ratings))
     print((settings.output_dir / "ratings.md").read_text(encoding="utf-8"))
@@ -163,12 +163,13 @@ def ratings_of_sheet(path: Path, key: dict[str, dict[str, str]], failed: FailedI
     """
     ranks: dict[str, dict[str, int]] = defaultdict(dict)  # question id to label to rank, in the sheet's order
     broken: set[str] = set()
+    seen: set[str] = set()
     for number, (name, rank) in enumerate(_rows_of(path), 2):
         if name not in key:
             failed.add(f"{path}:{number}", f"row {name!r:.40} is not in the key")
             continue
         question, label = key[name]["id"], key[name]["label"]
-        if label in ranks[question]:
+        if name in seen:
             failed.add(f"{path}:{number}", f"row {name} a second time")
             broken.add(question)
         elif rank and not (rank.isascii() and rank.isdigit() and int(rank) > 0):
@@ -176,6 +177,7 @@ def ratings_of_sheet(path: Path, key: dict[str, dict[str, str]], failed: FailedI
             broken.add(question)
         elif rank:
             ranks[question][label] = int(rank)
+        seen.add(name)
     labels: dict[str, set[str]] = defaultdict(set)
     langs = {}
     for of in key.values():

@@ -51,7 +51,7 @@ def sample_questions(shared: Iterable[Shared], num_per_language: int, seed: int)
     found: list[Shared] = []
     with_rationale: dict[str, Shared] = {}  # of shuffled options the first order
     for of in shared:
-        if _row(of)["kind"] == "with_rationale":
+        if _row(of)["kind"] == "with_rationale" and not _row(of).get("order"):
             with_rationale.setdefault(_row(of)["id"], of)
     for code in LANGUAGES:
         group = [of for of in with_rationale.values() if _row(of)["lang"] == code]
@@ -106,7 +106,9 @@ def read_ratings(path: Path, failed: FailedItems) -> list[Rating]:
     """
     path = path / RATINGS_FILE if path.is_dir() else path
     found: list[Rating] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.is_file() else (), 1):
+        if not line:
+            continue
         try:
             row = json.loads(line)
             if not all(isinstance(row[name], str) for name in ("id", "lang", "rater")):

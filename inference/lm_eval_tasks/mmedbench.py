@@ -35,7 +35,7 @@ def load(language: str, data: str = "data/mmedbench", **_: Any) -> dict[str, dat
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The documents of one file; rows that cannot be used are named on standard error."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -32,7 +32,8 @@ def bert_score(rows: list[Row], model: Path, layer: int | None = None) -> dict[s
             choices for BERT and RoBERTa.
 
     Returns:
-        `f`: question id to F measure (0 for an empty rationale), `about`: model, layer, and texts that were cut.
+        `f`: (question id, order of its options or None) to F measure (0 for an empty rationale), `about`: model, layer,
+            and texts that were cut.
 
     Raises:
         MissingInputError: there is no such folder.
@@ -57,10 +58,10 @@ def bert_score(rows: list[Row], model: Path, layer: int | None = None) -> dict[s
     # A tokenizer saved without a limit names one of 1e30.
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     asked = [row for row in rows if row["kind"] == "with_rationale" and row["rationale"].strip()]
-    texts = {row["id"]: (row["rationale"], extract_rationale(row["output"])) for row in asked}
+    texts = {(row["id"], row.get("order")): (row["rationale"], extract_rationale(row["output"])) for row in asked}
     scores = {name: 0.0 for name, (_, candidate) in texts.items() if not candidate}
     # Texts of like length together, for little padding.
-    names = sorted(texts.keys() - scores.keys(), key=lambda name: (len(texts[name][0]), name))
+    names = sorted(texts.keys() - scores.keys(), key=lambda name: (len(texts[name][0]), name[0], name[1] or 0))
     num_cut = 0
     for start in track(range(0, len(names), PAIRS_PER_BATCH), "BERTScore", unit="batches"):
         batch = names[start : start + PAIRS_PER_BATCH]

@@ -16,7 +16,7 @@ import gradio as gr
 import yaml
 
 from configs.errors import FailedItems
-from configs.files import REPOSITORY, Journal
+from configs.files import REPOSITORY
 from configs.languages import LANGUAGES
 from configs.progress import log
 from data_collection.questions.mmedbench import find_files, read_questions
@@ -88,12 +88,15 @@ class Page:
         self.examples = example_questions()
         self._right = {question.content_hash: question.answers for question in self.examples}
         self._named = {"limit": limits.max_new_tokens, "seconds": limits.max_seconds}
-        self._journal = Journal(log_file) if log_file else None
+        self._log_file = log_file
+        if log_file:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            log_file.touch(mode=0o600)  # what visitors typed is not for all users of this machine
 
     @property
     def is_recording(self) -> bool:
         """Whether questions and answers are kept."""
-        return self._journal is not None
+        return self._log_file is not None
 
     async def ask(self, words: str | None, code: str, request: gr.Request) -> AsyncIterator[list[Any]]:
         """Answer a free question."""
@@ -174,8 +177,10 @@ class Page:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)  # the next one's turn comes when the models rest
-            turn.leave()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)  # the next one's turn comes when the models rest
+            finally:
+                turn.leave()
         for reply in replies:
             reply.ending = reply.ending or ("stop" if turn.stopped else "time")
         self._record(asked, replies)
@@ -193,14 +198,15 @@ class Page:
         return ""
 
     def _record(self, asked: dict[str, Any], replies: Sequence[Reply]) -> None:
-        if self._journal is None:
+        if self._log_file is None:
             return
         answers = [
             {"model": author.name, "answer": reply.text, "ending": reply.ending, "probabilities": reply.probabilities}
             for author, reply in zip(self.authors, replies, strict=True)
         ]
-        self._journal.append([{"time": datetime.now(timezone.utc).isoformat(), **asked, "answers": answers}])
-        self._journal.rows.clear()  # which would grow as long as the page is up
+        row = {"time": datetime.now(timezone.utc).isoformat(), **asked, "answers": answers}
+        with open(self._log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _plain(text: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,12 +14,12 @@ from fastapi import FastAPI
 
 from configs import records
 from configs.errors import EnvironmentFailure, MissingInputError
-from configs.files import REPOSITORY
 from configs.progress import log
 from inference.visitors.demo_page import Limits, Page, build
 from inference.visitors.streaming import Author, load_author
 from inference.visitors.waiting_line import Line
 
+LOOPBACK = ("127.0.0.1", "::1")
 SHUTDOWN_SECONDS = 3  # for open pages, which hold a connection each
 MAX_BODY_BYTES = 1_000_000  # of a request: a question, many times over
 # The rest of gradio's routes take uploads, fetch addresses, list functions or edit the page: a visitor needs none.
@@ -34,7 +35,11 @@ CONTENT_SECURITY_POLICY = (
 
 
 class Gate:
-    """ASGI middleware: other routes are 404, large bodies 413, and every answer says that the page is on its own."""
+    """ASGI middleware: other routes are 404, large bodies 413, and every answer says that the page is on its own.
+
+    Asked from this machine by another host's name it is 421: a page that has its name point here would be of the same
+    origin, and could read what is answered.
+    """
 
     def __init__(self, app: Any):
         self.app = app
@@ -46,7 +51,12 @@ class Gate:
         if scope["type"] != "http" or not _is_open(scope["path"]):
             await _refuse(send, 404)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        asked = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]").lower()
+        if (scope.get("client") or ("",))[0] in LOOPBACK and asked not in (*LOOPBACK, "localhost"):
+            await _refuse(send, 421)
+            return
+        length = headers.get(b"content-length", b"0")
         if scope["method"] == "POST" and not (length.isdigit() and 0 < int(length) <= MAX_BODY_BYTES):
             await _refuse(send, 413)
             return
@@ -84,7 +94,7 @@ def make_app(page: Page) -> FastAPI:
         run_history=False,  # it would keep questions in the browser
         show_error=False,
         theme=_theme(),
-        css_paths=REPOSITORY / "inference" / "demo_page.css",
+        css_paths=Path(__file__).with_name("demo_page.css"),
         ssr_mode=False,
         pwa=False,
         mcp_server=False,

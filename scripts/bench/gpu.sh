@@ -6,7 +6,8 @@
 #   --part NAME   that part only (check, matmul, pretrain-1.8b-2048, ...); all by default
 #
 # The page and the JSON are assets/benchmarks/GPU_DATE.*; with --quick report.* of the output folder (default
-# runs/bench-gpu). No network is used. Exit codes: 0 done, 4 a part failed or took longer (the others have run).
+# runs/bench-gpu). No network is used. Exit codes: 0 done, 4 a part failed or took longer (the others have run,
+# unless it was the check).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [[ ! -f .venv/bin/activate ]] || source .venv/bin/activate
@@ -25,7 +26,7 @@ while (($#)); do
   shift
 done
 
-python scripts/bench/bench_gpu.py --part check "${words[@]}" # wrong work is not timed
+python scripts/bench/bench_gpu.py --part check "${words[@]}" || exit 4 # wrong work is not timed
 failed=()
 for part in "${parts[@]}"; do
   [[ $part != check && $part != report ]] || continue
