@@ -19,16 +19,9 @@ from inference.scores.score_tables import NOTICE, percent
 from inference.scores.table_formats import latex, markdown
 from scripts.ablating import Row, rows_of
 
-_SHOWN = {
-    "answer_only": ["accuracy"],
-    "with_rationale": ["accuracy", "bleu_1_sentence", "rouge_1_f"],
-    "letter_likelihood": ["accuracy"],
-    "text_likelihood_normalised": ["accuracy"],
-}
+_SHOWN = {"answer_only": ["accuracy"], "with_rationale": ["accuracy", "bleu_1_sentence", "rouge_1_f"]}
 _COLUMNS = {
     ("answer_only", "accuracy"): "Accuracy, answer only, %",
-    ("letter_likelihood", "accuracy"): "Accuracy, likeliest letter, %",
-    ("text_likelihood_normalised", "accuracy"): "Accuracy, likeliest text, %",
     ("with_rationale", "accuracy"): "Accuracy, with rationale, %",
     ("with_rationale", "bleu_1_sentence"): "BLEU-1, %",
     ("with_rationale", "rouge_1_f"): "ROUGE-1, %",
@@ -199,7 +192,7 @@ def write_plot(entries: list[Entry], stem: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [key for key in _COLUMNS if any(_value(entry, *key) is not None for entry in entries)]
-    if not shown:
+    if not shown:  # none of the rows was asked in the kinds of the published table
         return
     with rc_context({"svg.hashsalt": "ablation", "font.family": "DejaVu Sans", "font.size": 9}):
         width = max(5.0, 0.9 * len(entries) + 2.5)

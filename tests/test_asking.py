@@ -122,6 +122,15 @@ def test_a_setting_that_the_server_refuses_uses_up_no_attempts(tmp_path, http):
     assert all(ask(http, tmp_path / "a.jsonl", ids)[0].values())
 
 
+def test_the_few_that_are_left_and_refused_for_good_are_attempts_and_the_run_ends(tmp_path, http):
+    http.reply, http.refused_fields = ok, ["messages"]
+    results, _ = ask(http, tmp_path / "a.jsonl", ["a", "b", "a"], max_attempts=2)
+    assert results == {"a": None, "b": None}
+    assert sorted((row["id"], row["attempt"]) for row in rows_of(tmp_path / "a.jsonl")) == [
+        ("a", 0), ("a", 1), ("b", 0), ("b", 1),
+    ]  # fmt: skip
+
+
 def test_a_second_command_on_the_same_journal_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(asking, "SECONDS_TO_LOCK", 0.2)
     first = Attempts(tmp_path / "a.jsonl")

@@ -225,6 +225,15 @@ def test_changed_identity_over_old_output_is_refused_showing_both(tmp_path):
     assert "seed" not in text and "--output_dir" in text
 
 
+def test_no_command_writes_over_the_record_of_another(tmp_path):
+    with records.run_record(tmp_path, "eval", {}, {"a": 1}):
+        pass
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(SettingsError, match="another command"), records.run_record(tmp_path, "leaderboard", {}, {}):
+        pass
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
 def test_no_secret_reaches_the_record(tmp_path, monkeypatch):
     @dataclass
     class Server:

@@ -19,6 +19,7 @@ from finetune.rows import read_train, split_dev
 from pretrain import running, training
 from pretrain.callbacks import read_metrics
 from pretrain.models import load_model, load_tokenizer
+from pretrain.train_settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -228,6 +229,12 @@ def test_what_cannot_be_chosen_by_is_refused_before_a_model_is_loaded(tiny_model
     plain = command_line(tmp_path / "plain", tiny_model, eval_strategy="no", max_steps=1)
     assert main_of(plain, monkeypatch) == ExitCode.DONE
     assert not any("accuracy" in name for row in evaluations(tmp_path / "plain").values() for name in row)
+
+
+def test_less_is_better_of_all_but_accuracies(tmp_path):
+    for name, more_is_better in {"loss_en": False, "perplexity": False, "unparsed": False, "accuracy_en": True}.items():
+        found = TrainSettings(output_dir=str(tmp_path), metric_for_best_model=name, bf16=False)
+        assert found.greater_is_better is more_is_better
 
 
 def test_ranks_with_unequal_shares_under_zero_3_find_the_accuracy_of_one_process(taught, tmp_path, script_env):

@@ -191,6 +191,14 @@ def test_checkers_do_not_see_each_other_and_a_name_in_use_is_asked_about(server)
     assert eve("/name", {"token": eve.token, "name": "Ann", "language": "en", "go_on": "Ann"})[0] == 303
 
 
+def test_the_odd_cookie_of_another_program_locks_nobody_out(server):
+    browser = Browser(server)
+    path = browser.sign_in(server, "Ann")
+    browser.cookie = f'prefs={{"a":1}}; =; {browser.cookie}; last'
+    assert browser(path)[0] == 200
+    assert browser(path, Origin="http://[")[0] == 421
+
+
 def test_a_form_without_scripts_marks_as_well(server):
     browser = Browser(server)
     path = browser.sign_in(server, "Ann")
