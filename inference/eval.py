@@ -42,7 +42,7 @@ class EvalSettings:
     data: Path | None = setting(
         None, "folder of questions; that of the model's run, data/mmedbench or the sample by default"
     )
-    benchmark: str = setting("mmedbench", "mmedbench, or a published set (data_collection/benchmarks/README.md lists them)")
+    benchmark: str = setting("mmedbench", "or a published set (data_collection/benchmarks/README.md lists them)")
     split: str | None = setting(None, "of a published set: only files with this word in their name or folder")
     engine: Literal["transformers", "server"] = setting("transformers", "a model in this process, or a server's")
     prompt_style: Literal["plain", "chat", "published"] | None = setting(
