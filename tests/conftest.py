@@ -25,6 +25,7 @@ LOCAL_SLURM = Path(__file__).parents[1] / "scripts" / "local_slurm.sh"
 NODES = 2
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files are what pytest-xdist shares out (--dist loadgroup), those that use the same of `ONCE` together."""
     shared = {item.path: ONCE[name] for item in items for name in ONCE if name in getattr(item, "fixturenames", ())}
