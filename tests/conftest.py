@@ -19,18 +19,29 @@ from typing import Any, NamedTuple
 
 import pytest
 
-# What a machine should have once: the tests that use one of these stay on one worker of pytest-xdist.
-ONCE = {"new_slurm": "slurm", "real_server": "server"}
+# Two clusters at once would give two jobs one id, from which the nodes' port follows: these files share a worker.
+OF_SLURM = {"test_chain", "test_jobs", "test_local_slurm", "test_preemption"}
 LOCAL_SLURM = Path(__file__).parents[1] / "scripts" / "local_slurm.sh"
 NODES = 2
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own, which reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are what pytest-xdist shares out (--dist loadgroup), those that use the same of `ONCE` together."""
-    shared = {item.path: ONCE[name] for item in items for name in ONCE if name in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, item.path.stem)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out whole files between pytest-xdist's workers, those of `OF_SLURM` to one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "slurm" if Path(file).stem in OF_SLURM else file
+
+    return Scheduling(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Hold `OF_SLURM` to the files that use a Slurm."""
+    uses = "new_slurm" in getattr(item, "fixturenames", ())
+    assert not uses or item.path.stem in OF_SLURM, f"{item.path.name} uses a Slurm: add it to OF_SLURM"
 
 
 def free_ports(count: int) -> int:
