@@ -11,7 +11,7 @@ KEY = "the-key"
 
 def settings(http, **more):
     address = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    return ServerSettings(server_url=address, api_key_variable="A_KEY", **{"request_timeout": 5.0, **more})
+    return ServerSettings(server_url=address, api_key_variable="A_KEY", **{"request_timeout": 10.0, **more})
 
 
 def ask(server, texts, **options):
