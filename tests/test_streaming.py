@@ -348,8 +348,7 @@ def test_a_visitor_who_leaves_stops_the_models_and_makes_room():
         return written
 
     written = asyncio.run(leave())
-    assert slow.num_written <= written + 1  # of ten in that time
-    assert (slow.num_left, other.num_left) == (1, 1)
+    assert slow.num_written == written and (slow.num_left, other.num_left) == (1, 1)
     assert slow.at_work == other.at_work == len(page.line) == 0
 
 

@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -111,8 +112,10 @@ class Page:
         def draw(author: Author, reply: Reply) -> str:
             return demo_panels.answer(author.name, reply, texts, self._named)
 
-        async for outputs in self._answer(work, draw, texts, request, {"question": words}):
-            yield outputs
+        # aclosing: else a visitor who leaves would close this generator, and the models be stopped some time after.
+        async with aclosing(self._answer(work, draw, texts, request, {"question": words})) as answering:
+            async for outputs in answering:
+                yield outputs
 
     async def choose(
         self, words: str | None, options: str | None, question_language: str, code: str, request: gr.Request
@@ -141,8 +144,9 @@ class Page:
             return demo_panels.choice(author.name, reply, question, right, texts, self._named)
 
         asked = {"question": words, "options": question.options}
-        async for outputs in self._answer(work, draw, texts, request, asked):
-            yield outputs
+        async with aclosing(self._answer(work, draw, texts, request, asked)) as answering:
+            async for outputs in answering:
+                yield outputs
 
     async def stop(self, request: gr.Request) -> None:
         """End the answers of one page."""
@@ -155,7 +159,7 @@ class Page:
         texts: Texts,
         request: gr.Request,
         asked: dict[str, Any],
-    ) -> AsyncIterator[list[Any]]:
+    ) -> AsyncGenerator[list[Any]]:
         try:
             turn = self.line.join(request.client.host if request.client else "", request.session_hash or "")
         except MustWait as wait:
