@@ -12,7 +12,7 @@ from typing import Any
 from configs.errors import SettingsError
 from inference.scores.score_tables import NOTICE
 from inference.scores.table_formats import markdown
-from inference.visitors.visible_text import clean_line
+from inference.visible_text import clean_line
 from scripts.report_reading import Stage, items
 
 CARD_FILE = "README.md"

@@ -11,7 +11,7 @@ from configs.languages import LANGUAGES
 from configs.progress import duration
 from finetune.prompts import beside
 from inference.scores.score_tables import AVERAGE, percent
-from inference.visitors.visible_text import clean_line
+from inference.visible_text import clean_line
 from scripts import report_models, report_sections
 from scripts.cards import Ready, made_with, render, table, text
 from scripts.lineage import source_folder, stage_of

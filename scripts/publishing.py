@@ -14,7 +14,7 @@ from typing import Any
 from configs.errors import EnvironmentFailure, ExitCode, MissingInputError, SettingsError
 from configs.files import atomic_open, read_json
 from configs.records import RUNS
-from inference.visitors.visible_text import clean_line
+from inference.visible_text import clean_line
 from scripts.cards import CARD_FILE, check_card, edited_card
 from scripts.dataset_card import DATA_FILES, data_licence, dataset_card
 from scripts.fetching import HUB_MODELS

@@ -14,7 +14,7 @@ from data_collection.questions.question import is_correct
 from finetune.prompts import KINDS
 from inference.kinds import SCORED_KINDS
 from inference.scores.score_tables import AVERAGE
-from inference.visitors.visible_text import clean
+from inference.visible_text import clean
 from scripts.report_reading import Evaluation, Stage, number, numbers, percent, pick
 
 TRAINING = {"pretrain": "pretrained", "finetune": "fine-tuned"}

@@ -17,7 +17,7 @@ from configs.files import read_json
 from configs.languages import LANGUAGES, language
 from inference.kinds import SCORED_KINDS
 from inference.scoring import PREDICTIONS_FILE, SCORES_FILE, read_predictions
-from inference.visitors.visible_text import clean, clean_line
+from inference.visible_text import clean, clean_line
 
 # What reading a broken file may raise; UserError is a ValueError, and a number may be too large for a float.
 READ_ERRORS = (OSError, ValueError, RecursionError, OverflowError)

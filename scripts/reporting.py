@@ -16,7 +16,7 @@ from typing import Any
 from configs.errors import ExitCode
 from configs.files import REPOSITORY, atomic_open
 from inference.scores.score_tables import NOTICE, write_tables
-from inference.visitors.visible_text import clean, clean_line
+from inference.visible_text import clean, clean_line
 from scripts import report_models, report_plots, report_sections
 from scripts.report_plots import Picture
 from scripts.report_reading import Evaluation, Stage, find_stages, json_rows, read_evaluations

@@ -17,7 +17,7 @@ import pytest
 from configs.errors import ExitCode, MissingInputError
 from inference import scoring
 from inference.scores.score_tables import NOTICE
-from inference.visitors.visible_text import clean
+from inference.visible_text import clean
 from scripts import report_plots, reporting
 from scripts.report_models import conditions
 from scripts.report_reading import find_stages

@@ -21,7 +21,7 @@ from configs.languages import LANGUAGES
 from inference.board.leaderboard_rows import ACCURACY, AVERAGE, ENGLISH, MMEDBENCH, OTHER, PASSED, Row
 from inference.scores.score_tables import NOTICE
 from inference.scoring import RATIONALE_SCORES
-from inference.visitors.visible_text import clean, clean_line
+from inference.visible_text import clean, clean_line
 
 PAGE_FILE, CSV_FILE = "index.html", "leaderboard.csv"
 _SCRIPT, _TEMPLATE = "leaderboard_page.js", "leaderboard_page.html"

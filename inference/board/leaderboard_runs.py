@@ -28,7 +28,7 @@ from inference.board.leaderboard_rows import (
     billions,
 )
 from inference.scoring import RATIONALE_SCORES, SCORES_FILE
-from inference.visitors.visible_text import clean_line
+from inference.visible_text import clean_line
 
 # What was done to the model, as evaluations record it, to how the page groups it.
 _GROUPS = {"fine-tuned (LoRA)": "PEFT", "fine-tuned": "full fine-tuning"}

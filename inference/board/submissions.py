@@ -17,7 +17,7 @@ from finetune.prompts import KINDS
 from inference.board.leaderboard_rows import NUM_TEST
 from inference.scores.table_formats import markdown
 from inference.scoring import Row, read_predictions
-from inference.visitors.visible_text import clean_line
+from inference.visible_text import clean_line
 
 _MAX_SHOWN = 10
 

@@ -20,7 +20,7 @@ from inference.scores.runs import Shared, read_runs, require_shared, shared_ques
 from inference.scores.score_tables import NOTICE, percent
 from inference.scores.table_formats import bold, markdown
 from inference.scoring import RATIONALE_SCORES, Row, extract_rationale
-from inference.visitors.visible_text import clean
+from inference.visible_text import clean
 
 OUTCOMES = {
     "both_right": "both right",

@@ -24,7 +24,7 @@ from inference.judges.ratings import (
     write_ratings,
 )
 from inference.scores.runs import Shared, read_runs, require_shared, shared_questions
-from inference.visitors.visible_text import clean
+from inference.visible_text import clean
 
 RANK_HEADING = "rank (1 = best; equal ranks are ties)"
 HEADINGS = ["row", "item", "language", "question", "reference", "rationale", RANK_HEADING, "comment"]

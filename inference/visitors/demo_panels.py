@@ -6,8 +6,8 @@ from html import escape
 
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import Question, is_correct
+from inference.visible_text import clean, clean_line
 from inference.visitors.streaming import MAX_ANSWER_CHARACTERS, Reply
-from inference.visitors.visible_text import clean, clean_line
 
 MAX_NAME_CHARACTERS = 60
 Texts = dict[str, str]  # the page's words in one language, by their names in demo_texts.yaml
