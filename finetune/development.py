@@ -13,7 +13,7 @@ from data_collection.questions.question import Question, is_correct
 from finetune.encoding import encode_prompts
 from finetune.generation import generate
 from finetune.styles import Style
-from pretrain.training import PackedTrainer
+from pretrain.training.trainer import PackedTrainer
 
 MAX_NEW_TOKENS = 16  # of an answer without rationale, as inference/eval.py asks by default
 

@@ -17,8 +17,8 @@ from finetune.conversations import Conversation, Piece, render_conversation, sai
 from finetune.encoding import continued, encode, prompt_parts
 from finetune.prompts import KINDS, Kind, render_completion
 from finetune.styles import PLAIN, Style
-from pretrain.blocks import IGNORED
-from pretrain.packing import pack
+from pretrain.token_blocks.blocks import IGNORED
+from pretrain.token_blocks.packing import pack
 
 Segment = tuple[np.ndarray, np.ndarray]
 Example = tuple[str, list[Piece]]  # what a list of failures calls it, and its text

@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     sys.exit(4)
 
 from configs.settings import parse
-from pretrain.launching import launch_all_processes
+from pretrain.training.launching import launch_all_processes
 
 
 def settings_classes() -> tuple[type, type]:

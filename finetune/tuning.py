@@ -30,7 +30,6 @@ from finetune.mixtures import mixing_order, parse_mixture
 from finetune.prompts import KINDS, check_prompt, prompt_record, save_prompt, taught_style
 from finetune.rows import read_rows, write_contaminated
 from finetune.styles import Style, StyleName, find_style
-from pretrain.attention import can_be_packed
 from pretrain.models import (
     attention_of,
     base_of,
@@ -44,8 +43,9 @@ from pretrain.models import (
 )
 from pretrain.planning import plan
 from pretrain.pretraining import training_identity
-from pretrain.running import already_done, run_training
-from pretrain.train_settings import TrainSettings
+from pretrain.training.attention import can_be_packed
+from pretrain.training.running import already_done, run_training
+from pretrain.training.train_settings import TrainSettings
 
 
 @dataclass

@@ -27,7 +27,7 @@ from finetune.prompts import (
 from finetune.styles import Style, StyleName, find_style
 from inference.likelihood import OptionScores, score_options
 from pretrain.models import base_of, is_adapter, load_model, load_tokenizer, model_identity
-from pretrain.train_settings import native_bf16
+from pretrain.training.train_settings import native_bf16
 
 # What a server is sent: the user's words alone, which it puts into its model's own chat template.
 USERS_WORDS = Style("chat", cues=("", ""), lead="")

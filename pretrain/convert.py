@@ -36,7 +36,7 @@ class ConvertSettings:
 
 def main() -> int:
     (settings,) = parse(__doc__, ConvertSettings)
-    from pretrain.converting import convert
+    from pretrain.converters.converting import convert
 
     convert(settings)
     print(settings.output_dir)

@@ -10,11 +10,11 @@ from typing import Any
 from configs.errors import MissingInputError, SettingsError
 from configs.files import read_json
 from configs.progress import duration
-from pretrain.blocks import TokenBlocks
-from pretrain.launching import count_processes
 from pretrain.models import empty_model, find_model, load_config, load_tokenizer, refuse_adapter
 from pretrain.throughput import CARDS, flops_per_token, head_dim
-from pretrain.tokenizing import tokenizer_hash
+from pretrain.token_blocks.blocks import TokenBlocks
+from pretrain.token_blocks.tokenizing import tokenizer_hash
+from pretrain.training.launching import count_processes
 
 GIB = 2**30
 # What is on a GPU beside the terms below, in GiB: CUDA and NCCL, DeepSpeed's communication buckets (two of 5e8 bfloat16

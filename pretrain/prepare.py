@@ -57,14 +57,14 @@ class PrepareSettings:
     @property
     def mixture(self):
         """`epochs`, `shares` and `language_temperature` as what they mean."""
-        from pretrain.mixing import Mixture, read_pairs
+        from pretrain.token_blocks.mixing import Mixture, read_pairs
 
         epochs, shares = (read_pairs(words, "")[0] for words in (self.epochs, self.shares))
         return Mixture(epochs, shares, self.language_temperature)
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        from pretrain.mixing import read_pairs
+        from pretrain.token_blocks.mixing import read_pairs
 
         found = [] if self.block_size >= 16 else [f"block_size {self.block_size}: wanted 16 or more"]
         if not 0 <= self.overlap < self.block_size:
@@ -86,10 +86,10 @@ def main() -> int:
     from data_collection.corpus.documents import find_shards
     from data_collection.corpus.jobs import do_shards
     from data_collection.corpus.work import array_task, num_allocated_cpus, remove_half_written
-    from pretrain.block_files import INDEX
-    from pretrain.indexing import Corpus, write_blocks
     from pretrain.models import find_model, load_tokenizer
-    from pretrain.tokenizing import MAX_THREADS, text_encoder, tokenize_job
+    from pretrain.token_blocks.block_files import INDEX
+    from pretrain.token_blocks.indexing import Corpus, write_blocks
+    from pretrain.token_blocks.tokenizing import MAX_THREADS, text_encoder, tokenize_job
 
     inputs, output_dir = settings.named_inputs(), settings.output_dir
     shards = find_shards([path for _, path in inputs])

@@ -13,8 +13,6 @@ from configs.errors import FailedItems, SettingsError
 from configs.files import fingerprint, read_json
 from configs.progress import log, rank
 from configs.settings import setting
-from pretrain.attention import can_be_packed
-from pretrain.blocks import TokenBlocks
 from pretrain.models import (
     attention_of,
     find_model,
@@ -25,10 +23,12 @@ from pretrain.models import (
     refuse_adapter,
 )
 from pretrain.planning import check_block_size, plan_pretraining
-from pretrain.running import already_done, run_training
-from pretrain.tokenizing import tokenizer_hash
-from pretrain.train_settings import TrainSettings
-from pretrain.training import PackedTrainer
+from pretrain.token_blocks.blocks import TokenBlocks
+from pretrain.token_blocks.tokenizing import tokenizer_hash
+from pretrain.training.attention import can_be_packed
+from pretrain.training.running import already_done, run_training
+from pretrain.training.train_settings import TrainSettings
+from pretrain.training.trainer import PackedTrainer
 
 # What the output depends on, of all settings: how often a line is logged is not among them.
 _IDENTITY = [

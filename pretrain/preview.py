@@ -102,7 +102,7 @@ def main() -> int:
         )
     from tokenizers import Tokenizer
 
-    from pretrain.blocks import Collator, TokenBlocks
+    from pretrain.token_blocks.blocks import Collator, TokenBlocks
 
     blocks = TokenBlocks(data, verify=False)
     splits = blocks.index["splits"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from configs.errors import MissingInputError
 from configs.records import RUNS, newest_finished
 from configs.settings import parse, setting
-from pretrain.launching import launch_all_processes
+from pretrain.training.launching import launch_all_processes
 
 
 @dataclass

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import SettingsError
-from pretrain import checkpoints
-from pretrain.launching import leave_group
 from pretrain.models import load_model
-from pretrain.train_settings import TrainSettings
-from pretrain.training import PackedTrainer, prepare_to_start, save_result, train
+from pretrain.training import checkpoints
+from pretrain.training.launching import leave_group
+from pretrain.training.train_settings import TrainSettings
+from pretrain.training.trainer import PackedTrainer, prepare_to_start, save_result, train
 
 ROOT = Path(__file__).parents[1]
 BLOCK_SIZE, NUM_STEPS, BATCH = 48, 20, 8

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import EnvironmentFailure, SettingsError
 from finetune.adapters import add_adapter, four_bit, lora_config, target_modules
-from pretrain.attention import can_be_packed
 from pretrain.models import load_model
+from pretrain.training.attention import can_be_packed
 
 SMALL = {
     "vocab_size": 64,

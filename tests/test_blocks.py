@@ -18,11 +18,12 @@ from configs import records
 from configs.errors import ExitCode, FailedItems, MissingInputError, SettingsError, UserError
 from configs.files import fingerprint, read_json, write_json
 from configs.languages import LANGUAGES
-from pretrain import block_files, prepare, pretraining
-from pretrain.block_files import DOCUMENT
-from pretrain.blocks import IGNORED, Collator, TokenBlocks
-from pretrain.indexing import is_held_out, last_held_out
+from pretrain import prepare, pretraining
 from pretrain.models import load_model, load_tokenizer
+from pretrain.token_blocks import block_files
+from pretrain.token_blocks.block_files import DOCUMENT
+from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
+from pretrain.token_blocks.indexing import is_held_out, last_held_out
 
 WORDS = [
     "heart",

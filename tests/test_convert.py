@@ -14,9 +14,9 @@ from torch.nn.functional import linear, silu
 
 from configs.errors import MissingInputError, SettingsError
 from configs.files import REPOSITORY, read_json
-from pretrain import converting
+from pretrain.converters import converting
+from pretrain.converters.tokenizer_files import PROBES, from_sentencepiece, from_tiktoken, merge_bytes
 from pretrain.models import load_model, load_tokenizer
-from pretrain.tokenizer_files import PROBES, from_sentencepiece, from_tiktoken, merge_bytes
 
 VOCAB, HIDDEN, INNER, LAYERS, HEADS = 2100, 64, 96, 2, 8
 HEAD_DIM = HIDDEN // HEADS
@@ -217,7 +217,7 @@ def byte_level():
     """A byte-level tokenizer trained on the sample with Qwen's word pattern, and its tokens as a .tiktoken file."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    from pretrain.tokenizer_files import _QWEN_PATTERN, bytes_to_letters
+    from pretrain.converters.tokenizer_files import _QWEN_PATTERN, bytes_to_letters
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

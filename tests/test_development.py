@@ -16,10 +16,10 @@ from data_collection.questions.answers import parse_answer
 from finetune import adapters, development
 from finetune.prompts import render_prompt
 from finetune.rows import read_train, split_dev
-from pretrain import running, training
-from pretrain.callbacks import read_metrics
 from pretrain.models import load_model, load_tokenizer
-from pretrain.train_settings import TrainSettings
+from pretrain.training import running, trainer
+from pretrain.training.callbacks import read_metrics
+from pretrain.training.train_settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -131,7 +131,7 @@ def scripted(monkeypatch):
             step = self.state.global_step
             state = self.accelerator.get_state_dict(self.model)
             weights.setdefault(step, {name: value.clone() for name, value in state.items()})
-            metrics = training.PackedTrainer.measure(self, model)
+            metrics = trainer.PackedTrainer.measure(self, model)
             return {**metrics, "eval_accuracy": accuracies[step]} if step in accuracies else metrics
 
         monkeypatch.setattr(development.FinetuneTrainer, "measure", measure)
@@ -182,15 +182,15 @@ def test_a_run_that_stops_early_ends_as_if_in_one_piece_wherever_it_is_killed(
         raise Killed
 
     # In a step after a checkpoint with one bad evaluation counted, and before the result of the stopped run is saved.
-    step = training.PackedTrainer.training_step
+    step = trainer.PackedTrainer.training_step
     monkeypatch.setattr(
-        training.PackedTrainer,
+        trainer.PackedTrainer,
         "training_step",
         lambda self, *a: die() if self.state.global_step == 7 else step(self, *a),
     )
     with pytest.raises(Killed):
         main_of(words, monkeypatch)
-    monkeypatch.setattr(training.PackedTrainer, "training_step", step)
+    monkeypatch.setattr(trainer.PackedTrainer, "training_step", step)
     assert sorted(path.name for path in killed.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     save = running.save_result
     monkeypatch.setattr(running, "save_result", die)

@@ -18,8 +18,8 @@ from finetune.examples import PackedExamples, conversation_segments, to_segments
 from finetune.prompts import KINDS, render_completion, render_prompt
 from finetune.rows import read_rows
 from finetune.styles import PLAIN, PUBLISHED, STYLES, find_style
-from pretrain.blocks import IGNORED, Collator
 from pretrain.models import load_model, load_tokenizer
+from pretrain.token_blocks.blocks import IGNORED, Collator
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"

@@ -24,10 +24,10 @@ from finetune.examples import (
 from finetune.prompts import KINDS, check_prompt, prompt_record, render_completion, render_prompt, save_prompt
 from finetune.rows import read_rows, read_train, split_dev
 from finetune.styles import PLAIN
-from pretrain.blocks import IGNORED, Collator
-from pretrain.callbacks import read_metrics
 from pretrain.models import load_model, load_tokenizer
-from pretrain.training import PackedTrainer
+from pretrain.token_blocks.blocks import IGNORED, Collator
+from pretrain.training.callbacks import read_metrics
+from pretrain.training.trainer import PackedTrainer
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"

@@ -9,7 +9,7 @@ import time
 import torch
 
 from configs.errors import ExitCode
-from pretrain.heartbeats import heartbeats
+from pretrain.training.heartbeats import heartbeats
 
 HANG_TIMEOUT = 3
 

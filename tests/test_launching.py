@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from configs.errors import MissingInputError, run
 from configs.progress import rank
 from configs.settings import setting
-from pretrain.launching import launch_all_processes
+from pretrain.training.launching import launch_all_processes
 
 @dataclass
 class Settings:
@@ -130,7 +130,7 @@ def test_sigterm_to_all_processes_becomes_a_stop_file_and_ends_none(tmp_path, sc
 
 def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
     (tmp_path / "script.py").write_text(
-        "import os, sys\nfrom dataclasses import dataclass\nfrom pretrain.launching import launch_all_processes\n"
+        "import os, sys\nfrom dataclasses import dataclass\nfrom pretrain.training.launching import launch_all_processes\n"
         "@dataclass\nclass Settings:\n    dry_run: bool = False\n"
         "launch_all_processes(lambda: (Settings,))\nprint(os.getppid(), 'RANK' in os.environ)"
     )
@@ -152,7 +152,7 @@ def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
 BUILDER = """
 import sys, time
 from torch.utils import cpp_extension
-from pretrain.launching import let_killed_builds_go
+from pretrain.training.launching import let_killed_builds_go
 
 let_killed_builds_go()
 baton = cpp_extension.FileBaton(sys.argv[1])
@@ -165,7 +165,7 @@ def test_a_killed_build_of_an_extension_does_not_hold_up_the_next(tmp_path, scri
     """torch's own lock file outlives its holder, and every later training would wait for it."""
     from torch.utils import cpp_extension
 
-    from pretrain.launching import let_killed_builds_go
+    from pretrain.training.launching import let_killed_builds_go
 
     monkeypatch.setattr(cpp_extension, "FileBaton", cpp_extension.FileBaton)  # put back at the end
     let_killed_builds_go()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.errors import SettingsError
-from pretrain.mixing import Mixture, copies, read_pairs
+from pretrain.token_blocks.mixing import Mixture, copies, read_pairs
 
 SOURCES = ["medical", "books", "general"]
 TOKENS = np.array([[800.0, 100.0], [100.0, 0.0], [50.0, 450.0]])  # sources by languages

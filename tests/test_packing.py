@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pretrain.packing import cut, pack
+from pretrain.token_blocks.packing import cut, pack
 
 
 def blocks_of(pieces, offsets):

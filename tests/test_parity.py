@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pretrain.callbacks import read_metrics
 from pretrain.models import load_model
+from pretrain.training.callbacks import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SHARED_OUT = ["accumulated", "two_ranks", "two_ranks_accumulated", "zero2_one_rank", "zero1", "zero2", "zero3"]

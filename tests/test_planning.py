@@ -18,7 +18,7 @@ from pretrain.planning import GIB, Load, accumulation_steps, activation_bytes, f
 from pretrain.pretraining import PretrainArguments
 from pretrain.throughput import flops_per_token
 from pretrain.train import PretrainSettings
-from pretrain.train_settings import TrainSettings
+from pretrain.training.train_settings import TrainSettings
 
 FOLDER = REPOSITORY / "configs" / "pretrain"
 # Parameters as the hub counts them in the models' own files; InternLM's by its report's "7B", from its shapes by hand:

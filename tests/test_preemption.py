@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pretrain.callbacks import read_metrics
+from pretrain.training.callbacks import read_metrics
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 40

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from configs.errors import EnvironmentFailure
-from pretrain import attention, checkpoints, preflight
-from pretrain.attention import as_one_row, choose_attention
-from pretrain.blocks import IGNORED, Collator
-from pretrain.loss_plot import plot_losses
-from pretrain.metering import Meter
 from pretrain.models import load_model
+from pretrain.token_blocks.blocks import IGNORED, Collator
+from pretrain.training import attention, checkpoints, preflight
+from pretrain.training.attention import as_one_row, choose_attention
+from pretrain.training.loss_plot import plot_losses
+from pretrain.training.metering import Meter
 
 
 def test_room_is_wanted_for_the_checkpoints_kept_and_the_one_being_written(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_batch_in_one_row_for_variable_length_kernels(tiny_model):
 
 def test_the_meter_by_hand(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("pretrain.metering.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pretrain.training.metering.time.monotonic", lambda: now[0])
     meter = Meter()
     meter.begin(4)
     for _ in range(2):

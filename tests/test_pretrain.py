@@ -23,13 +23,13 @@ from transformers import Trainer
 
 from configs.errors import SettingsError
 from configs.files import read_json
-from pretrain import checkpoints
-from pretrain.blocks import IGNORED, Collator
-from pretrain.callbacks import STOP_FILE, MetricsCallback, StopFileCallback, read_metrics
-from pretrain.launching import code_when_stopped
 from pretrain.models import load_model
-from pretrain.train_settings import TrainSettings
-from pretrain.training import PackedTrainer, prepare_to_start, train
+from pretrain.token_blocks.blocks import IGNORED, Collator
+from pretrain.training import checkpoints
+from pretrain.training.callbacks import STOP_FILE, MetricsCallback, StopFileCallback, read_metrics
+from pretrain.training.launching import code_when_stopped
+from pretrain.training.train_settings import TrainSettings
+from pretrain.training.trainer import PackedTrainer, prepare_to_start, train
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS, SAVE_STEPS = 12, 3

@@ -10,9 +10,9 @@ from tokenizers import AddedToken
 
 from configs.errors import SettingsError
 from configs.files import read_json, write_json
-from pretrain import tokenizing
 from pretrain.models import load_tokenizer
-from pretrain.tokenizing import text_encoder, tokenizer_hash
+from pretrain.token_blocks import tokenizing
+from pretrain.token_blocks.tokenizing import text_encoder, tokenizer_hash
 
 TEXTS = ["The heart.\nA valve, 1,5 mg/kg\n\n(p < 0.05)", "心脏瓣膜", "x", "à et é   \n", "🩺 \u200b\u0301"]
 

@@ -51,8 +51,8 @@ from data_collection.questions.mmedbench import find_files
 from finetune import adapters
 from finetune.examples import PackedExamples, Segment, to_segments
 from finetune.rows import read_train
-from pretrain.blocks import IGNORED
 from pretrain.models import find_model, load_model, load_tokenizer
+from pretrain.token_blocks.blocks import IGNORED
 
 # Name: (whose, batch size, further settings). "ours" takes blocks, the others examples; trl packs into blocks too.
 WAYS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -148,7 +148,7 @@ def _after_each_step(trainer: Any, function: Callable[[], None]) -> None:
 
 def _ours(model: Any, words: dict[str, Any], segments: list[Segment], model_path: str, settings: Any) -> Any:
     from finetune.tuning import FinetuneArguments
-    from pretrain.training import PackedTrainer
+    from pretrain.training.trainer import PackedTrainer
 
     tokenizer = load_tokenizer(model_path)
     return PackedTrainer(

@@ -169,8 +169,8 @@ def measure_published(settings: GpuBenchSettings, part: Pretraining, model: Path
     import numpy as np
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-    from pretrain.blocks import IGNORED, TokenBlocks
-    from pretrain.train_settings import native_bf16
+    from pretrain.token_blocks.blocks import IGNORED, TokenBlocks
+    from pretrain.training.train_settings import native_bf16
 
     blocks = TokenBlocks(make_blocks(settings, part.block_size, part.block_size // 4)).split("train")
     windows = [segment for index in range(len(blocks)) for segment in blocks[index]]
@@ -279,8 +279,8 @@ def check(settings: GpuBenchSettings) -> dict[str, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pretrain.attention import VARLEN, as_one_row, choose_attention
-    from pretrain.blocks import IGNORED, Collator, TokenBlocks
+    from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
+    from pretrain.training.attention import VARLEN, as_one_row, choose_attention
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block_size = 512

@@ -37,10 +37,10 @@ import torch
 from configs.files import REPOSITORY, write_json
 from configs.progress import log
 from configs.settings import parse, setting
-from pretrain.attention import VARLEN, as_one_row, choose_attention
-from pretrain.blocks import IGNORED, Collator, TokenBlocks
 from pretrain.models import find_model, load_model, load_tokenizer
 from pretrain.throughput import flops_per_token, peak_tflops
+from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
+from pretrain.training.attention import VARLEN, as_one_row, choose_attention
 
 OVERLAP = 512
 

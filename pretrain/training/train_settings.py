@@ -12,9 +12,9 @@ from transformers import TrainingArguments
 
 from configs.files import REPOSITORY, read_json
 from configs.settings import setting
-from pretrain.attention import choose_attention
-from pretrain.launching import join_group_of_one, let_killed_builds_go
 from pretrain.planning import accumulation_steps
+from pretrain.training.attention import choose_attention
+from pretrain.training.launching import join_group_of_one, let_killed_builds_go
 
 
 def native_bf16() -> bool:

@@ -21,7 +21,7 @@ from configs.languages import LANGUAGES
 from data_collection.corpus.document_rows import NO_TEXT
 from data_collection.corpus.documents import Shard, read_batches
 from data_collection.corpus.jobs import ShardJob
-from pretrain.block_files import DOCUMENT, ArrayFile
+from pretrain.token_blocks.block_files import DOCUMENT, ArrayFile
 
 _BATCH_CHARACTERS = 2**20  # of a thread at a time; at about 100 bytes a token while it is made, some 100 MB
 _PART_CHARACTERS = 2**20  # a longer text, over 400 pages of a book, is tokenized in parts cut at the end of a line

@@ -14,7 +14,7 @@ import torch
 
 from configs.errors import EnvironmentFailure
 from configs.progress import log
-from pretrain import checkpoints
+from pretrain.training import checkpoints
 
 SHARE_OF_A_FREE_GPU = 0.8  # of its memory; the rest may be a desktop's or this process's own context
 # A checkpoint's bytes a trained parameter: weights of at most 4, float32 master weights, AdamW's two moments.

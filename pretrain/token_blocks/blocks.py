@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from configs.errors import SettingsError
-from pretrain.block_files import MappedFiles, check_files, read_index
-from pretrain.packing import PIECE
+from pretrain.token_blocks.block_files import MappedFiles, check_files, read_index
+from pretrain.token_blocks.packing import PIECE
 
 IGNORED = -100
 

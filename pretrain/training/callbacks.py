@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 
 from configs.files import atomic_open
 from configs.progress import duration, log
-from pretrain import preflight
-from pretrain.checkpoints import mark_complete
-from pretrain.launching import STOP_FILE_VARIABLE
+from pretrain.training import preflight
+from pretrain.training.checkpoints import mark_complete
+from pretrain.training.launching import STOP_FILE_VARIABLE
 
 STOP_FILE = "STOP"
 

@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 
 from configs.errors import ExitCode, SettingsError
 from configs.progress import log, rank
-from pretrain import checkpoints
-from pretrain.attention import VARLEN, as_one_row
-from pretrain.best_checkpoint import BestCheckpointTrainer, EarlyStopping
-from pretrain.blocks import IGNORED, Collator
-from pretrain.callbacks import (
+from pretrain.older_readers import write_for_older_readers
+from pretrain.token_blocks.blocks import IGNORED, Collator
+from pretrain.training import checkpoints
+from pretrain.training.attention import VARLEN, as_one_row
+from pretrain.training.best_checkpoint import BestCheckpointTrainer, EarlyStopping
+from pretrain.training.callbacks import (
     STOP_FILE,
     CompleteCheckpointCallback,
     MetricsCallback,
@@ -26,10 +27,9 @@ from pretrain.callbacks import (
     StopFileCallback,
     read_metrics,
 )
-from pretrain.loss_plot import plot_losses
-from pretrain.metering import Meter
-from pretrain.older_readers import write_for_older_readers
-from pretrain.train_settings import TrainSettings
+from pretrain.training.loss_plot import plot_losses
+from pretrain.training.metering import Meter
+from pretrain.training.train_settings import TrainSettings
 
 
 class PackedTrainer(BestCheckpointTrainer):

@@ -12,12 +12,12 @@ from configs import records
 from configs.errors import FailedItems
 from configs.files import fingerprint
 from configs.progress import log, rank
-from pretrain import preflight
-from pretrain.checkpoints import remove_all
-from pretrain.heartbeats import heartbeats
-from pretrain.launching import STOP_FILE_VARIABLE, code_when_stopped, leave_group
-from pretrain.train_settings import TrainSettings
-from pretrain.training import PackedTrainer, prepare_to_start, save_result, train
+from pretrain.training import preflight
+from pretrain.training.checkpoints import remove_all
+from pretrain.training.heartbeats import heartbeats
+from pretrain.training.launching import STOP_FILE_VARIABLE, code_when_stopped, leave_group
+from pretrain.training.train_settings import TrainSettings
+from pretrain.training.trainer import PackedTrainer, prepare_to_start, save_result, train
 
 
 def already_done(args: TrainSettings, stage: str, name: str, identity: dict[str, Any]) -> int | None:

@@ -15,9 +15,9 @@ from configs import records
 from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.files import atomic_path, file_identity, read_json, write_json
 from configs.progress import Progress, log
-from pretrain.layouts import Layout, Part, layout_of
+from pretrain.converters.layouts import Layout, Part, layout_of
+from pretrain.converters.tokenizer_files import convert_tokenizer
 from pretrain.models import empty_model
-from pretrain.tokenizer_files import convert_tokenizer
 
 MAX_SHARD_BYTES = 2 * 2**30  # of a file that is written, and about what is in memory at a time
 # Constants that some versions of the originals saved with the weights; both layouts compute them.

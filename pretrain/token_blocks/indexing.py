@@ -15,10 +15,10 @@ import numpy as np
 
 from configs.errors import MissingInputError
 from configs.progress import log
-from pretrain.block_files import DOCUMENT, FORMAT, ArrayFile, file_entry, write_index
-from pretrain.mixing import copies
-from pretrain.packing import pack
-from pretrain.tokenizing import LANGUAGE_CODES, TextEncoder, shard_outputs
+from pretrain.token_blocks.block_files import DOCUMENT, FORMAT, ArrayFile, file_entry, write_index
+from pretrain.token_blocks.mixing import copies
+from pretrain.token_blocks.packing import pack
+from pretrain.token_blocks.tokenizing import LANGUAGE_CODES, TextEncoder, shard_outputs
 
 _PACKED_TOGETHER = 2**18  # documents, or blocks full of tokens
 _MOST_PADDING = 0.01
