@@ -71,7 +71,7 @@ def score_options(
         batch_size: prompts computed together; the options follow one after another on what was kept of them.
         skip: indices of prompts that need no scores; a batch is left out when all of its prompts are in it.
     """
-    for batch in plan_batches([len(prompt) for prompt in prompts], batch_size):
+    for batch in plan_batches(list(map(len, prompts)), batch_size, device=model.device.type):
         if skip.issuperset(batch):
             continue
         start = time.monotonic()

@@ -73,10 +73,10 @@ def test_batched_generation_writes_what_a_plain_greedy_loop_writes(greedy):
 
 def test_only_whole_batches_are_skipped(greedy):
     model, tokenizer, prompts, _ = greedy
-    plan = plan_batches([len(tokenizer(prompt)["input_ids"]) for prompt in prompts], 4)
-    skip = frozenset([*plan[1], plan[0][2]])
+    plan = plan_batches([len(tokenizer(prompt)["input_ids"]) for prompt in prompts], 4, 3)
+    skip = frozenset([*plan[1], next(batch for batch in plan if len(batch) > 1)[-1]])
     batches = list(generate(model, Ids(tokenizer, 1), prompts, 3, 4, skip))
-    assert [[answer.index for answer in batch] for batch in batches] == [plan[0], plan[2]]
+    assert [[answer.index for answer in batch] for batch in batches] == [plan[0], *plan[2:]]
     first = {
         answer.index: answer.text for batch in generate(model, Ids(tokenizer, 1), prompts, 3, 4) for answer in batch
     }
@@ -87,11 +87,37 @@ def test_a_plan_has_every_prompt_once_longest_first():
     draw = np.random.default_rng(0)
     for _ in range(30):
         lengths, size = draw.integers(1, 50, size=draw.integers(0, 40)).tolist(), int(draw.integers(1, 9))
-        plan = plan_batches(lengths, size)
+        plan = plan_batches(lengths, size, int(draw.integers(0, 40)))
         flat = [index for batch in plan for index in batch]
         assert sorted(flat) == list(range(len(lengths)))
         assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
-        assert all(len(batch) == size for batch in plan[:-1])
+        assert all(len(batch) <= size for batch in plan)
+
+
+@pytest.mark.parametrize("max_new_tokens", [0, 8, 200])
+def test_no_way_to_part_the_prompts_takes_less_estimated_time(max_new_tokens):
+    """Against every way to cut ten sorted prompts, by the estimate as it is stated: 30 tokens a call, 1/300 a kept one."""
+
+    def estimate(batches: list[list[int]]) -> float:
+        steps = max_new_tokens / 2
+        return sum(len(of) * max(of) * (1 + steps / 300) + (1 + steps) * 30 for of in batches)
+
+    draw = np.random.default_rng(max_new_tokens)
+    for _ in range(5):
+        lengths = sorted(draw.lognormal(4.5, 1, size=10).astype(int).tolist(), reverse=True)
+        ways = []
+        for cuts in range(2**9):
+            edges = [0, *(place + 1 for place in range(9) if cuts >> place & 1), 10]
+            way = [lengths[start:end] for start, end in itertools.pairwise(edges)]
+            if all(len(of) <= 4 for of in way):
+                ways.append(estimate(way))
+        found = estimate([[lengths[index] for index in of] for of in plan_batches(lengths, 4, max_new_tokens)])
+        assert found == pytest.approx(min(ways))
+
+
+def test_one_long_prompt_does_not_pad_the_others():
+    assert [len(of) for of in plan_batches([1320] + [100] * 29, 32, 64)] == [1, 29]
+    assert [len(of) for of in plan_batches([110] + [100] * 29, 32, 64)] == [30]
 
 
 def test_repetition_penalty_equals_a_plain_loop_that_leaves_the_prompt_alone(greedy):

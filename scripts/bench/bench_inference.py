@@ -3,6 +3,7 @@
     python scripts/bench/bench_inference.py --output_dir runs/bench-inference [--data ../shared/data] [--model MODEL]
     python scripts/bench/bench_inference.py --output_dir DIR --part likelihood --languages en es --max_questions 50
     python scripts/bench/bench_inference.py --output_dir DIR --part generation --max_questions 4
+    python scripts/bench/bench_inference.py --output_dir DIR --part costs --precision bfloat16
 
 likelihood: the letters of the single-answer test questions, as eval.py's letter_likelihood and as the harness with our
 task files has them, or with --kind text_likelihood the options' texts after the question alone; same model, prompts,
@@ -13,6 +14,9 @@ log-likelihoods, tokenization included, by processor and by the clock.
 generation: answers with rationale to the same questions, batched as eval.py does it and one at a time as the published
 script does it, the same limit of new tokens; what is written the same is counted. Larger batches and longer
 answers gain more: an answer's tokens share what a batch costs, the prompts' tokens do not.
+
+costs: what a call of the model costs beside its tokens, and what a token kept from before costs each later one, in the
+time of a prompt's token: the figures that finetune/generation.py plans batches with.
 """
 
 import sys
@@ -52,7 +56,7 @@ class BenchSettings:
     output_dir: Path = setting(help="folder of results.json")
     data: Path = setting(Path("../shared/data"), help="folder with mmedbench/Test/")
     model: Path = setting(REPOSITORY / "models" / "smollm2-135m", help="the model that is asked")
-    part: Literal["likelihood", "generation", "both"] = setting("both", "what to measure")
+    part: Literal["likelihood", "generation", "costs", "all"] = setting("all", "what to measure")
     kind: Literal["letter_likelihood", "text_likelihood"] = setting("letter_likelihood", "of the log-likelihoods")
     languages: list[str] | None = setting(None, "codes; all that are there by default")
     max_questions: int | None = setting(None, "the first so many of each language; all by default")
@@ -231,13 +235,44 @@ def published_loop(model: Any, tokenizer: Any, prompts: list[list[int]], max_new
     return texts
 
 
+def costs(settings: BenchSettings) -> dict[str, float]:
+    """A step of writing as a call + rows * (a token + kept tokens * a kept one), in the time of a prompt's token."""
+    import numpy as np
+    import torch
+    from transformers import DynamicCache
+
+    model = load_engine(settings).model()
+    shapes, seconds, prompt_tokens, prompt_seconds = [], [], 0, 0.0
+    for rows, kept in [(1, 100), (1, 800), (8, 100), (8, 800), (32, 100), (32, 800)]:
+        ids, cache = torch.randint(1000, (rows, kept), device=model.device), DynamicCache(config=model.config)
+        mask = torch.ones(rows, kept + 8, dtype=torch.long, device=model.device)
+        mask[:, 0] = 0  # padding, as batches have it: attention takes another way without
+
+        def call(ids: torch.Tensor, seen: int, cache: DynamicCache = cache, mask: torch.Tensor = mask) -> float:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                output = model(input_ids=ids, attention_mask=mask[:, :seen], past_key_values=cache, logits_to_keep=1)
+            output.logits.float().sum().item()  # waits for the device
+            return time.perf_counter() - start
+
+        prompt_seconds += call(ids, kept)
+        prompt_tokens += ids.numel()
+        steps = [call(ids[:, :1], kept + place) for place in range(1, 9)]
+        shapes.append([1, rows, rows * kept])
+        seconds.append(float(np.median(steps)))
+    one_call, _, one_kept = np.linalg.lstsq(np.array(shapes, float), np.array(seconds))[0]
+    token = prompt_seconds / prompt_tokens
+    return {"prompt_token_seconds": token, "call_in_tokens": one_call / token, "kept_token_in_tokens": one_kept / token}
+
+
 def main() -> int:
     (settings,) = parse(__doc__, BenchSettings)
     found: dict[str, Any] = {"kind": settings.kind, "batch_size": settings.batch_size, "precision": settings.precision}
-    for name, work in (("likelihood", likelihood), ("generation", generation)):
-        if settings.part in (name, "both"):
+    for name, work in (("likelihood", likelihood), ("generation", generation), ("costs", costs)):
+        if settings.part in (name, "all"):
             found[name] = work(settings)
-            log.info(f"{name}: {found[name]['times_as_fast_cpu']:.2f} times as fast by processor time")
+            if name != "costs":
+                log.info(f"{name}: {found[name]['times_as_fast_cpu']:.2f} times as fast by processor time")
     write_json(settings.output_dir / "results.json", found)
     print(json.dumps(found))
     return 0
