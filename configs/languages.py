@@ -24,6 +24,7 @@ class Language:
         paper_min_keywords: MKC as published with MMedC, for its own lists of about 200 keywords; none for a language
             that MMedC does not have.
         paper_min_density: DENS as published with MMedC.
+        other_codes: of ISO 639-2 and 639-3, which data sets state (FineWeb 2: fra, cmn_Hani).
     """
 
     code: str
@@ -34,6 +35,7 @@ class Language:
     min_density: float
     paper_min_keywords: int | None = None
     paper_min_density: float | None = None
+    other_codes: tuple[str, ...] = ()
 
     @property
     def keywords_file(self):
@@ -43,15 +45,15 @@ class Language:
 LANGUAGES: dict[str, Language] = {
     language.code: language
     for language in (
-        Language("en", "English", True, "eng", 3, 0.147, 5, 0.04),
-        Language("zh", "Chinese", False, "chi_sim", 3, 0.095, 5, 0.05),
-        Language("ja", "Japanese", False, "jpn", 3, 0.045, 5, 0.05),
-        Language("fr", "French", True, "fra", 3, 0.079, 4, 0.04),
-        Language("ru", "Russian", True, "rus", 3, 0.111, 4, 0.02),
-        Language("es", "Spanish", True, "spa", 3, 0.158, 4, 0.04),
-        Language("ar", "Arabic", True, "ara", 3, 0.106),
-        Language("hi", "Hindi", True, "hin", 3, 0.106),
-        Language("de", "German", True, "deu", 3, 0.106),
+        Language("en", "English", True, "eng", 3, 0.147, 5, 0.04, other_codes=("eng",)),
+        Language("zh", "Chinese", False, "chi_sim", 3, 0.095, 5, 0.05, other_codes=("zho", "chi", "cmn")),
+        Language("ja", "Japanese", False, "jpn", 3, 0.045, 5, 0.05, other_codes=("jpn",)),
+        Language("fr", "French", True, "fra", 3, 0.079, 4, 0.04, other_codes=("fra", "fre")),
+        Language("ru", "Russian", True, "rus", 3, 0.111, 4, 0.02, other_codes=("rus",)),
+        Language("es", "Spanish", True, "spa", 3, 0.158, 4, 0.04, other_codes=("spa",)),
+        Language("ar", "Arabic", True, "ara", 3, 0.106, other_codes=("ara", "arb")),
+        Language("hi", "Hindi", True, "hin", 3, 0.106, other_codes=("hin",)),
+        Language("de", "German", True, "deu", 3, 0.106, other_codes=("deu", "ger")),
     )
 }
 

@@ -63,9 +63,10 @@ class CalibrateSettings:
 def line_of(name: str, thresholds: Any, found: dict[str, Any]) -> str:
     """One line of the report: the thresholds and both shares with their intervals."""
     shares = [
-        f"{label} {found[key]['kept']}/{found[key]['of']} = {found[key]['share']:.3f} "
-        f"[{found[key]['low']:.3f}, {found[key]['high']:.3f}]"
-        for key, label in (("recall", "recall"), ("false_positives", "false positives"))
+        f"{label} {row['kept']}/{row['of']} = {row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        if row["of"]
+        else f"{label} unknown: too few documents"
+        for label, row in (("recall", found["recall"]), ("false positives", found["false_positives"]))
     ]
     pair = f"MKC {thresholds.min_keywords}, DENS {thresholds.min_density:.4g}" if thresholds else "each fold its own"
     return f"  {name:<24} {pair:<22} {'   '.join(shares)}"
@@ -110,16 +111,16 @@ def main() -> int:
         decided = {"chosen": choose(numbers, *wanted), "in the language table": Thresholds.of(row.code)}
         if row.paper_min_keywords is not None:
             decided["published with MMedC"] = Thresholds.of(row.code, "paper")
-        kept, folds = cross_validate(numbers, *wanted, settings.folds)
+        tested, kept, folds = cross_validate(numbers, *wanted, settings.folds)
         found = {name: rates(numbers, numbers.kept(thresholds)) for name, thresholds in decided.items()}
-        crossed = rates(numbers, kept)
+        crossed = rates(tested, kept)
         write_json(
             settings.output_dir / "calibration.json",
             {
                 "lang": row.code,
                 "num_keywords": len(keywords),
                 "thresholds": {name: {**vars(thresholds), **found[name]} for name, thresholds in decided.items()},
-                "cross_validated": {**crossed, "by_source": rates_by_source(numbers, kept), "folds": folds},
+                "cross_validated": {**crossed, "by_source": rates_by_source(tested, kept), "folds": folds},
             },
         )
         draw(settings.output_dir / "calibration.png", numbers, decided, wanted[0])

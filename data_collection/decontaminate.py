@@ -52,7 +52,7 @@ def main() -> int:
 
     test = tuple(str(path) for path in find_test_files(settings.test))
     questions, _ = load_test_questions(test)
-    shards = find_shards(settings.input)
+    shards = find_shards(settings.input, settings.output_dir)
     log.info(
         f"decontaminate: {len(questions.languages):,} test questions from {len(test)} files, "
         f"{len(questions.too_short):,} of them too short to look for"

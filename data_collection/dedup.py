@@ -114,7 +114,7 @@ def main() -> int:
     from data_collection.overlaps.signatures import signature_job, summarise_signatures
 
     # Sorted, since the names of the shards follow the order of the inputs.
-    shards = find_shards(sorted(settings.input))
+    shards = find_shards(sorted(settings.input), settings.output_dir)
     rows = rows_per_band(settings.min_similarity)
     rules = {
         "min_similarity": settings.min_similarity,

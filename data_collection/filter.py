@@ -109,7 +109,7 @@ def main() -> int:
     )
     return run_shard_job(
         job,
-        find_shards(settings.input),
+        find_shards(settings.input, output_dir),
         settings,
         summarise,
         settings.num_processes,

@@ -24,7 +24,6 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.errors import EnvironmentFailure
 from configs.settings import parse, setting
 
 
@@ -51,7 +50,7 @@ def main() -> int:
     from data_collection.corpus.totals import summarise
     from data_collection.sources.merging import find_merge_shards, merge_shard
 
-    shards = find_merge_shards(settings.mapping, settings.input)
+    shards = find_merge_shards(settings.mapping, settings.input, settings.output_dir)
     job = ShardJob(
         stage="merge",
         output_dir=settings.output_dir,
@@ -60,15 +59,7 @@ def main() -> int:
         outputs=functools.partial(shard_files, settings.output_dir),
         unit="shards",
     )
-    try:
-        return run_shard_job(job, shards, settings, summarise, settings.num_processes)
-    except ConnectionError as error:
-        raise EnvironmentFailure(
-            "the connection to the Hugging Face hub broke",
-            where=settings.output_dir,
-            found=str(error)[:300],
-            todo="the same command goes on with the shards that are left",
-        ) from None
+    return run_shard_job(job, shards, settings, summarise, settings.num_processes)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,9 @@ def main() -> int:
             if not (output_dir / INDEX).is_file():
                 raise
             content = read_json(output_dir / INDEX)
-        for path in [output_dir / name for name in content["files"]] + [job.marker_path(shard) for shard in shards]:
-            remove_half_written(path)
+        remove_half_written(
+            [output_dir / name for name in content["files"]] + [job.marker_path(shard) for shard in shards]
+        )
         result = {name: content[name] for name in ("num_tokens", "num_tokens_by_language", "splits", "block_size")}
         record.finish("finished", len(failed), model_name_or_path=model, **result)
     print(output_dir)

@@ -85,7 +85,8 @@ def test_sources_are_held_out_whole_and_every_document_once():
 
 def test_cross_validation_decides_by_the_thresholds_of_the_other_folds():
     data = made_up()
-    kept, records = cross_validate(data, 0.02, 0.92, 3, 5)
+    tested, kept, records = cross_validate(data, 0.02, 0.92, 3, 5)
+    assert len(tested) == len(data)
     folds = fold_of(data, 5)
     for fold, record in enumerate(records):
         thresholds = choose(data.rows(folds != fold), 0.02, 0.92, 3)
@@ -95,7 +96,15 @@ def test_cross_validation_decides_by_the_thresholds_of_the_other_folds():
     # a document says nothing about the thresholds that decide about it
     changed = made_up()
     changed.density[folds == 1] = 0.9
-    assert cross_validate(changed, 0.02, 0.92, 3, 5)[1][1]["thresholds"] == records[1]["thresholds"]
+    assert cross_validate(changed, 0.02, 0.92, 3, 5)[2][1]["thresholds"] == records[1]["thresholds"]
+
+
+def test_documents_that_no_fold_can_decide_about_are_not_counted_as_missed():
+    data = numbers([(False, 5, 0.01, 500, "g"), *((True, 5, 0.3, 500, "m") for _ in range(20))])
+    tested, kept, records = cross_validate(data, 0.02, 0.9, 3, 5)
+    found = rates(tested, kept)
+    assert len(records) == 4 and found["recall"]["share"] == 1 and 0 < found["recall"]["of"] < 20
+    assert found["false_positives"] == {"kept": 0, "of": 0, "share": None, "low": 0.0, "high": 1.0}
 
 
 def test_intervals():

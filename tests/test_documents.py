@@ -11,7 +11,14 @@ import zstandard
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
 from data_collection.corpus import document_files, documents
-from data_collection.corpus.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection.corpus.documents import (
+    Document,
+    DocumentWriter,
+    find_shards,
+    read_batches,
+    read_shard,
+    to_document,
+)
 from data_collection.corpus.json_lines import flat_rows
 from data_collection.corpus.work import array_task, unique_names
 
@@ -238,6 +245,38 @@ def test_where_shards_are_found(tmp_path):
     for wrong in (tmp_path / "empty", tmp_path / "absent", tmp_path / "x.docx"):
         with pytest.raises(MissingInputError):
             find_shards([wrong])
+
+
+def test_an_output_among_the_input_is_refused(tmp_path):
+    for folder in ("raw", "step/kept", "step/rejected"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_parquet(tmp_path / folder / "a.parquet")
+    raw, step = tmp_path / "raw", tmp_path / "step"
+    wrong = [(raw, raw / "out"), (raw, raw), (step, step), (step / "rejected" / "a.parquet", step), (tmp_path, step)]
+    for given, output_dir in wrong:
+        with pytest.raises(SettingsError, match="part of the input"):
+            find_shards([given], output_dir)
+    right = [
+        (raw, tmp_path / "out"),
+        (raw, tmp_path),
+        (step, step / "unique"),
+        (raw, step),
+        (raw, raw / ".hidden" / "out"),
+    ]
+    for given, output_dir in right:
+        assert len(find_shards([given], output_dir)) == 1
+
+
+def test_the_same_file_name_ten_thousand_times_gets_as_many_names():
+    root = Path("in")
+    names = unique_names([(root / "in-txt", root)] * 10_000 + [(root / "in-txt-7", root)], (".txt",))
+    assert names[:3] == ["in-txt", "in-txt-2", "in-txt-3"] and names[-2:] == ["in-txt-10000", "in-txt-7-2"]
+
+
+def test_codes_of_three_letters_are_those_of_two():
+    stated = ["French", "fra", "fra_Latn", "FR-ca", "cmn_Hani", "zh_Hans", "ger", "nld", "sah"]
+    known = [to_document({"text": "x", "language": lang}, "1").lang for lang in stated]
+    assert known == ["fr", "fr", "fr", "fr", "zh", "zh", "de", "nld", "sah"]
 
 
 def test_writer_is_all_or_nothing_and_bounded(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from configs.languages import LANGUAGES
 from data_collection.corpus import document_files, documents
 from data_collection.corpus.document_rows import SCHEMA
 from data_collection.corpus.documents import Document, DocumentWriter, find_shards, read_batches, read_shard
+from data_collection.selection import filtering
 from data_collection.selection.filtering import FilterRules, judge
 from data_collection.selection.keywords import KeywordMatcher, read_keywords
 from data_collection.selection.thresholds import Thresholds
@@ -104,6 +105,32 @@ def test_tests_can_be_left_out_and_personal_data_masked(rules):
     masked = judge(batch_of(letter, Document("d", PATIENT, "en")), replace(rules, mask_personal_data=True)).text
     assert masked.to_pylist() == [letter.text.replace("jane.doe@example.org", "<EMAIL>"), PATIENT]
     assert judge(batch_of(letter), rules).text.to_pylist() == [letter.text]
+
+
+def test_sources_and_labels_are_counted_by_name_up_to_a_limit(rules, tmp_path, monkeypatch):
+    monkeypatch.setattr(filtering, "MAX_GROUPS", 5)
+    with DocumentWriter(tmp_path / "in.parquet", {}) as writer:
+        for number in range(40):
+            text = PATIENT if number % 2 else "short"
+            writer.write(Document(str(number), text, "en", f"site-{number % 20}", "", {"label": f"label-{number}"}))
+    (shard,) = find_shards([tmp_path / "in.parquet"])
+    numbers = filtering.filter_shard(shard, FailedItems(), tmp_path / "out", rules)
+    counted = {(reason, source, label): number for reason, source, label, number in numbers["counts"]}
+    assert len(counted) == 7 and sum(counted.values()) == numbers["read"] == 40
+    assert sum(number for (reason, *_), number in counted.items() if not reason) == numbers["kept"] == 20
+    others = [counted[reason, "(others)", "(others)"] for reason in ("", "too_short")]
+    assert sum(others) == 35
+
+
+def test_the_characters_kept_are_those_of_the_mended_texts(rules, tmp_path):
+    soft = PATIENT.replace("pneumonia", "pneu\u00admo\u00adnia")
+    with DocumentWriter(tmp_path / "in.parquet", {}) as writer:
+        for number, text in enumerate((soft, PATIENT, "short")):
+            writer.write(Document(str(number), text, "en", meta={"label": number}))
+    (shard,) = find_shards([tmp_path / "in.parquet"])
+    numbers = filtering.filter_shard(shard, FailedItems(), tmp_path / "out", rules)
+    assert numbers["characters"] == {"read": 2 * len(PATIENT) + 2 + 5, "kept": 2 * len(PATIENT)}
+    assert [label for *_, label, _ in numbers["counts"]] == ["0", "1", "2"]  # a class may be 0
 
 
 def test_kept_texts_are_mended(rules):

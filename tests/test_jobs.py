@@ -181,7 +181,7 @@ def overtaken(folder, ends, item, failed):
             identity = {"ends": ends, **item.identity()}
             marker = {"fingerprint": fingerprint(identity), "identity": identity, "product": item.value, "failed": []}
             write_json(folder / "shards" / f"{item.name}.json", marker)
-        remove_half_written(path)
+        remove_half_written([path])
     return {"product": item.value}
 
 
@@ -195,6 +195,21 @@ def test_a_task_that_another_one_overtook_does_no_harm(tmp_path, ends):
     else:  # a file that is lost for another reason is a bug that shows
         with pytest.raises(FileNotFoundError):
             run_shard_job(job, ITEMS[:1], Settings(), total, 1)
+
+
+def test_half_written_files_are_looked_for_once_in_each_folder(tmp_path, monkeypatch):
+    listed = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path)) or real(path))
+    folders = [tmp_path / "a", tmp_path / "b.c"]
+    for folder in folders:
+        folder.mkdir()
+        for name in (".n1.json.k2_x.tmp", ".n10.json.kx.tmp", ".other.json.kx.tmp", ".n1.json", "n1.json"):
+            (folder / name).touch()
+    remove_half_written(folder / f"n{number}.json" for folder in folders for number in range(50))
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {".other.json.kx.tmp", ".n1.json", "n1.json"}
+        assert 1 <= listed.count(folder) <= 2
 
 
 def test_an_output_folder_that_is_a_file_and_input_that_is_gone_are_said(tmp_path):

@@ -15,8 +15,9 @@ import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
 from data_collection.corpus import corpus_files
+from data_collection.sources import small_corpora
 from data_collection.sources.mappings import MAPPINGS, CorpusMapping, read_mapping
-from data_collection.sources.merging import find_merge_shards
+from data_collection.sources.merging import find_merge_shards, merge_shard
 from data_collection.sources.small_corpora import find_mapped_shards
 
 ROOT = Path(__file__).parents[1]
@@ -271,6 +272,22 @@ def test_a_line_field_or_record_without_end_is_a_failed_item(tmp_path, monkeypat
         assert len(failed) == (len(texts) == 1), failed.items
 
 
+def test_what_records_of_xml_share_stays_and_what_is_read_does_not(tmp_path):
+    flat = "<r><s>A</s>" + "".join(f"<x/><t>{n}</t><!-- -->" for n in range(3)) + "</r>"
+    books = "".join(f"<book><s>{n}</s><body><t>{n}</t><t>{n}'</t></body></book>" for n in range(3))
+    nested = f"<r><all>Z</all>{books}</r>"
+    made = mapping(format="xml", records="t", text=["{t}"], source="{all|s} {s}")
+    found = [
+        [(source, text) for _, _, source, _, text in read(made, write(tmp_path / "x.xml", content))]
+        for content in (flat, nested)
+    ]
+    assert found[0] == [("A A", str(n)) for n in range(3)]
+    assert found[1] == [(f"Z {n}", text) for n in range(3) for text in (str(n), f"{n}'")]
+    for _, row in corpus_files.READERS["xml"](tmp_path / "x.xml", "x.xml", made, FailedItems()):
+        book = next(row._element.iterancestors("book"))
+        assert len(list(book.itersiblings(preceding=True))) <= 2  # what is for all, and the book before
+
+
 # --- the command
 
 
@@ -361,6 +378,30 @@ def streamed(tmp_path):
         f'format: dataset\ndataset: {tmp_path / "hub"}\ntext: ["{{text}}"]\nlang: en\nsource: "CulturaX {{source}}"\nmeta: [url]\n',
     )
     return path
+
+
+@pytest.mark.parametrize("kind", ["read", "connect", "hub"])
+def test_a_connection_that_breaks_is_said(monkeypatch, tmp_path, kind):
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    answer = httpx.Response(503, request=httpx.Request("GET", "https://hub.example"))
+    broken = {
+        "read": ConnectionError("Server Disconnected"),  # what datasets makes of it while it reads
+        "connect": httpx.ConnectError("no route"),
+        "hub": HfHubHTTPError("503", response=answer),
+    }[kind]
+
+    class Stream:
+        def shard(self, num_shards, index):
+            yield {"text": "one"}
+            raise broken
+
+    monkeypatch.setattr(small_corpora, "_stream", lambda *_: Stream())
+    shard = small_corpora.DatasetShard("set.00000", mapping(format="dataset", dataset="d"), "d", "", 0, 1)
+    with pytest.raises(EnvironmentFailure, match=r"hub broke\n  where: set.00000, after row 1"):
+        merge_shard(shard, FailedItems(), tmp_path)
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_a_dataset_is_streamed_a_file_a_shard(streamed, tmp_path, script_env):

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from typing import Any
 
 from configs.errors import FailedItems
 from configs.files import read_json
+from configs.processes import end_with_parent
 from data_collection.books.pages import Page
 from data_collection.books.textbooks import (
     Book,
@@ -40,6 +40,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT)
 
 
 def kept_path(book: Book, output_dir: Path) -> Path:
+    """The Parquet file of a book: of its one document, or of none when it failed."""
     return output_dir / "kept" / f"{book.name}.parquet"
 
 
@@ -53,8 +54,7 @@ def _work(book: Book, rules: ReadingRules, output_dir: Path, said: Connection) -
     with exit code `_MORE` when pages are left for the next process.
     """
     os.setsid()  # a group of its own, so that Tesseract ends with it
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os.killpg(0, signal.SIGKILL)), daemon=True).start()
+    end_with_parent(lambda: os.killpg(0, signal.SIGKILL))
     num_bytes = int(rules.max_gib_per_process * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -301,5 +301,6 @@ def _width_of_first_word(line: Box) -> float:
 
 
 def share_of_letters(text: str) -> float:
+    """Letters among the visible characters, 0 to 1; 0 of a text without any."""
     visible = [character for character in text if not character.isspace()]
     return sum(character.isalpha() for character in visible) / max(1, len(visible))

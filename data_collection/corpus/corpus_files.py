@@ -154,10 +154,13 @@ class _BoundedReader:
 
 
 def _elements(path: Path, name: str, failed: FailedItems) -> Iterator[tuple[int, Any]]:
-    """The elements of a name, one in memory at a time. Nothing is fetched and no entity is expanded."""
+    """The elements of a name, one in memory at a time. Nothing is fetched and no entity is expanded.
+
+    What stands around them before the first one stays, since they may share it.
+    """
     from lxml import etree
 
-    number = 0
+    number, before = 0, None
     options = {"events": ("end",), "resolve_entities": False, "no_network": True, "load_dtd": False}
     try:
         with open(path, "rb") as file:
@@ -166,11 +169,25 @@ def _elements(path: Path, name: str, failed: FailedItems) -> Iterator[tuple[int,
                 yield number, element
                 reader.num_bytes = 0
                 element.clear(keep_tail=False)
-                parent = element.getparent()
-                while parent is not None and element.getprevious() is not None:
-                    del parent[0]
+                if before is not None:
+                    _forget(before, element)
+                before = element
     except (OSError, ValueError, etree.LxmlError) as error:
         failed.add(path, f"cannot be read after record {number}: {error}")
+
+
+def _forget(before: Any, element: Any) -> None:
+    """Remove what stands from one element on to a later one: it, or what is around it, and all that follows."""
+    around = [before, *before.iterancestors()]
+    for branch in (element, *element.iterancestors()):
+        parent = branch.getparent()
+        if parent in around:
+            last = around[around.index(parent) - 1]
+            while last is not branch and (sibling := branch.getprevious()) is not None:
+                parent.remove(sibling)
+                if sibling is last:
+                    return
+            return
 
 
 def _text_rows(path: Path, below: str, mapping: CorpusMapping, failed: FailedItems) -> Iterator[tuple[str, Row]]:

@@ -21,7 +21,7 @@ COLUMNS = ("id", "text", "lang", "source", "licence", "meta")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])  # meta holds a JSON object
 NO_TEXT = "no text"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CODE_BY_NAME = {row.name.lower(): code for code, row in LANGUAGES.items()}
+_CODES = {name: code for code, row in LANGUAGES.items() for name in (row.name.lower(), *row.other_codes)}
 
 
 def row_values(row: Any, default_id: str, lang: str | None = None) -> dict[str, Any]:
@@ -77,9 +77,9 @@ def _clean(text: str) -> str:
 
 
 def _code(stated: str) -> str:
-    """A stated language as a code: "French", "fr-FR" and "FR" are "fr"."""
-    stated = _clean(stated).strip().lower()
-    return _CODE_BY_NAME.get(stated) or re.split(r"[-_]", stated)[0]
+    """A stated language as a code: "French", "fr-FR", "FR", "fra" and "fra_Latn" are "fr"."""
+    code = re.split(r"[-_]", _clean(stated).strip().lower())[0]
+    return _CODES.get(code, code)
 
 
 def batch_values(

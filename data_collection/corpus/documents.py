@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.errors import FailedItems, MissingInputError
+from configs.errors import FailedItems, MissingInputError, SettingsError
 from configs.files import atomic_path, file_identity, fingerprint
 from data_collection.corpus.document_files import (
     MAX_BATCH_BYTES,
@@ -99,12 +99,19 @@ class Shard:
         return re.sub(r"\.part-\d+-of-\d+", "", self.name) if self.row_groups else self.name
 
 
-def find_shards(inputs: Sequence[str | Path]) -> list[Shard]:
+def find_shards(inputs: Sequence[str | Path], output_dir: Path | None = None) -> list[Shard]:
     """The shards of files and folders, in an order that depends on their names only.
+
+    Args:
+        inputs: files and folders.
+        output_dir: where documents made of them will be written.
 
     Raises:
         MissingInputError: an input does not exist, is no readable layout, or nothing readable was found.
+        SettingsError: what is written to `output_dir` would be among the inputs.
     """
+    if output_dir is not None:
+        _check_apart(inputs, output_dir.resolve())
     found: list[tuple[tuple[Path, ...], str, Path]] = []  # paths, kind, root
     texts: dict[Path, list[Path]] = {}
     for path, root in walk(inputs, tuple(SUFFIXES)):
@@ -134,6 +141,22 @@ def find_shards(inputs: Sequence[str | Path]) -> list[Shard]:
             shards.append(Shard("", paths, kind, root, part))
     names = unique_names(named, tuple(SUFFIXES))
     return [replace(shard, name=name) for shard, name in zip(shards, names, strict=True)]
+
+
+def _check_apart(inputs: Sequence[str | Path], output_dir: Path) -> None:
+    """The same command, and each later task of an array, would take its own output for input, or write over it."""
+    for given in map(Path, inputs):
+        read = (given / "kept" if (given / "kept").is_dir() else given).resolve()
+        inside = output_dir.is_relative_to(read)
+        is_hidden = inside and any(part.startswith(".") for part in output_dir.relative_to(read).parts)
+        written = (output_dir / "kept", output_dir / "rejected")
+        if (inside and not is_hidden) or any(map(read.is_relative_to, written)):
+            raise SettingsError(
+                "the output would be a part of the input",
+                where=f"--output_dir {output_dir}",
+                found=f"--input {read}",
+                todo="give an --output_dir beside the input",
+            )
 
 
 def _kind(path: Path) -> str:

@@ -19,7 +19,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +31,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import EnvironmentFailure, ExitCode, FailedItems, SettingsError
 from configs.files import fingerprint, read_json, write_json
+from configs.processes import end_with_parent
 from configs.progress import Progress, log
 from configs.records import already_done, check_identity, exit_code, run_record
 from data_collection.corpus.work import array_task, num_allocated_cpus, remove_half_written
@@ -110,12 +110,6 @@ ARRAY_SCRIPT = "ARRAY_SCRIPT"  # set by run.sh: the batch script that a step is 
 _POLL_SECONDS = 5.0
 
 
-def _end_with_parent() -> None:
-    """A command killed with SIGKILL must not leave workers that write beside the next one."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 def _do(work: Work, item: Item, identity: dict[str, Any], marker_path: Path, tidy: Tidy | None) -> None:
     failed = FailedItems()
     made_by = {"fingerprint": fingerprint(identity), "identity": identity}
@@ -144,7 +138,7 @@ def do_shards(job: ShardJob, items: Sequence[Item], num_processes: int | None = 
     progress = Progress(job.stage, len(items), job.unit, done=len(items) - len(todo))
     workers = min(num_processes or num_allocated_cpus(), len(todo))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         try:
             tasks = [(job.work, item, job.identity(item), job.marker_path(item), job.tidy) for item in todo]
             for future in as_completed([pool.submit(_do, *task) for task in tasks]):
@@ -312,14 +306,12 @@ def run_shard_job(
         do_shards(job, items, num_processes)
         failed = FailedItems()
         statistics, result = summarise(_checked(job, items, failed))
-        for item in items:
-            for path in (*job.outputs(item), job.marker_path(item)):
-                remove_half_written(path)
+        remove_half_written(path for item in items for path in (*job.outputs(item), job.marker_path(item)))
         failed.write(job.output_dir / "failures.jsonl")
         write_json(job.output_dir / "stats.json", statistics)
-        for path in job.output_dir.iterdir():  # the totals, which another command may be writing at this moment
-            if path.is_file() and not path.name.startswith("."):
-                remove_half_written(path, of_earlier_commands=True)
+        # The totals, which another command may be writing at this moment.
+        totals = [path for path in job.output_dir.iterdir() if path.is_file() and not path.name.startswith(".")]
+        remove_half_written(totals, of_earlier_commands=True)
         record.finish("finished", failed_items=len(failed), **result)
     print(json.dumps(record.data["result"], ensure_ascii=False))
     return failed.exit_code

@@ -112,7 +112,7 @@ def summarise_groups(
     result = {
         **{name: total[name] for name in ("read", "kept", "rejected", "failed")},
         "rejected_by_reason": dict(sorted(reasons.items())),
-        "characters": {"read": characters.total(), "kept": characters[""]},
+        "characters": {name: characters[name] for name in ("read", "kept")},
     }
     shown = {name: group for name, group in groups.items() if not (hide_unstated and set(group) <= {""})}
     return {**result, **{f"by_{name}": _largest(group) for name, group in shown.items()}}, result

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from configs.errors import MissingInputError, SettingsError
@@ -66,15 +66,17 @@ def unique_names(paths: Sequence[tuple[Path, Path]], suffixes: Sequence[str]) ->
     """A name for the output of each (path, root): the path below its root without suffix, "-2" added where taken."""
     names: list[str] = []
     taken: set[str] = set()
+    numbers: Counter[str] = Counter()  # the last one given to a name: text files by the thousand have their folder's
     for path, root in paths:
         below = path.relative_to(root).as_posix() if path != root else path.name
         suffix = max((s for s in suffixes if below.lower().endswith(s)), key=len, default="")
         stem = re.sub(r"[^\w.+-]+", "-", below[: len(below) - len(suffix)]).strip(".-") or "unnamed"
         stem = stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-        name, count = stem, 1
-        while name.lower() in taken:  # some file systems do not tell upper from lower case
-            count += 1
-            name = f"{stem}-{count}"
+        name, key = stem, stem.lower()  # some file systems do not tell upper from lower case
+        numbers[key] = max(1, numbers[key])
+        while name.lower() in taken:
+            numbers[key] += 1
+            name = f"{stem}-{numbers[key]}"
         taken.add(name.lower())
         names.append(name)
     return names
@@ -110,13 +112,21 @@ def array_task() -> tuple[int, int]:
     return ((task - first) // step) % count, count
 
 
-def remove_half_written(path: Path, *, of_earlier_commands: bool = False) -> None:
-    """Remove what killed processes left of `path` (`configs.files.atomic_path` names it .NAME.*.tmp).
+def remove_half_written(paths: Iterable[Path], *, of_earlier_commands: bool = False) -> None:
+    """Remove what killed processes left of files (`configs.files.atomic_path` names it .NAME.RANDOM.tmp).
+
+    Each folder is listed once: looking there for each file would take the square of their number.
 
     Args:
+        paths: the files, under the names that they get when they are whole.
         of_earlier_commands: only what is older than this process, for files that another command may be writing now.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # two commands may clean up at once
-            if not of_earlier_commands or left.stat().st_mtime < _STARTED:
-                left.unlink()
+    names: defaultdict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        names[path.parent].add(path.name)
+    for folder, of_folder in names.items():
+        for left in folder.glob(".*.tmp"):
+            if left.stem[1:].rpartition(".")[0] in of_folder:
+                with contextlib.suppress(FileNotFoundError):  # two commands may clean up at once
+                    if not of_earlier_commands or left.stat().st_mtime < _STARTED:
+                        left.unlink()

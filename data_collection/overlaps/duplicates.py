@@ -307,9 +307,8 @@ def remove_duplicates(
     """Write kept/NAME.parquet and rejected/NAME.parquet of one shard."""
     decisions = Decisions(Folders(output_dir), shard.name)
     counts: Counter[tuple[str, str, str]] = Counter()  # (reason, source, lang): documents
-    characters: Counter[str] = Counter()
     kept_path, rejected_path = shard_files(output_dir, shard)
-    num_read, window = 0, {}
+    num_read, num_characters, window = 0, 0, {}
     with (
         DocumentWriter(kept_path, made_by) as kept,
         DocumentWriter(rejected_path, made_by, REJECTED_COLUMNS) as rejected,
@@ -322,7 +321,7 @@ def remove_duplicates(
             reason = decision["reason"] if decision else ""
             key = (reason, document.source, document.lang)
             counts[capped(counts, key, (reason, OTHERS, document.lang), MAX_GROUPS)] += 1
-            characters[reason] += len(document.text)
+            num_characters += len(document.text)
             if decision:
                 rejected.write(document, **decision)
             else:
@@ -332,7 +331,7 @@ def remove_duplicates(
         "read": num_read,
         "kept": kept.num_documents,
         "rejected": rejected.num_documents,
-        "characters": dict(characters),
+        "characters": {"read": num_characters, "kept": kept.num_characters},
         "counts": [[*key, number] for key, number in sorted(counts.items())],
     }
 

@@ -202,6 +202,7 @@ def load_layout(folders: Folders) -> Layout:
 
 
 def save_layout(folders: Folders, layout: Layout) -> None:
+    """Write the layout for `load_layout`."""
     write_json(folders.clusters / "layout.json", layout._asdict())
 
 

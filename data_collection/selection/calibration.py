@@ -183,14 +183,17 @@ def fold_of(numbers: LabelledNumbers, num_folds: int) -> np.ndarray:
 
 def cross_validate(
     numbers: LabelledNumbers, max_rate: float, wanted_recall: float, min_keywords: int, num_folds: int
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+) -> tuple[LabelledNumbers, np.ndarray, list[dict[str, Any]]]:
     """Decide about every document by thresholds chosen without its fold.
 
+    A fold without which a label has no document cannot be decided about.
+
     Returns:
-        (which documents were kept, bool; a record a fold: its thresholds, its sources, what was kept)
+        (the documents decided about; which of them were kept, bool; a record a fold: its thresholds, its sources, what
+        was kept)
     """
     folds = fold_of(numbers, num_folds)
-    kept = np.zeros(len(numbers), np.bool_)
+    kept, decided = np.zeros((2, len(numbers)), np.bool_)
     records = []
     for fold in range(num_folds):
         test = folds == fold
@@ -199,12 +202,13 @@ def cross_validate(
             continue
         thresholds = choose(train, max_rate, wanted_recall, min_keywords)
         held_out = numbers.rows(test)
+        decided |= test
         kept[test] = held_out.kept(thresholds)
         sources = {
             label: sorted(set(held_out.source[held_out.medical == (label == "medical")].tolist())) for label in LABELS
         }
         records.append({"thresholds": vars(thresholds), "sources": sources, **rates(held_out, kept[test])})
-    return kept, records
+    return numbers.rows(decided), kept[decided], records
 
 
 def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:

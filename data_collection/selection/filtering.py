@@ -25,7 +25,7 @@ from configs.languages import language
 from data_collection.corpus.document_rows import SCHEMA
 from data_collection.corpus.documents import DocumentWriter, Shard, read_batches
 from data_collection.corpus.jobs import shard_files
-from data_collection.corpus.totals import summarise_groups
+from data_collection.corpus.totals import MAX_GROUPS, OTHERS, capped, summarise_groups
 from data_collection.selection.detection import MAX_CHARACTERS, MIN_OWN_PROBABILITY, Detector, own_probability
 from data_collection.selection.keywords import KeywordMatcher, read_keywords, utf8_buffers
 from data_collection.selection.personal_data import mask
@@ -69,6 +69,7 @@ class FilterRules:
         return {**shown.pop("thresholds"), **shown, "keywords": _fingerprint(self.keywords)}
 
     def matcher(self) -> KeywordMatcher:
+        """What finds the keywords; built once a process."""
         return _matcher(self.keywords, self.lang)
 
 
@@ -158,9 +159,8 @@ def _letters() -> np.ndarray:
 def filter_shard(shard: Shard, failed: FailedItems, output_dir: Path, rules: FilterRules) -> dict[str, Any]:
     """Write kept/NAME.parquet and rejected/NAME.parquet; return the numbers for the marker."""
     made_by = {"stage": "filter", "fingerprint": fingerprint({**rules.identity(), **shard.identity()})}
-    num_read = 0
+    num_read = num_characters = 0
     counts: Counter[tuple[str, str, str]] = Counter()  # (reason, source, label): documents
-    characters: Counter[str] = Counter()
     kept_path, rejected_path = shard_files(output_dir, shard)
     with (
         DocumentWriter(kept_path, made_by) as kept,
@@ -168,8 +168,9 @@ def filter_shard(shard: Shard, failed: FailedItems, output_dir: Path, rules: Fil
     ):
         for batch in read_batches(shard, failed, rules.lang):
             num_read += batch.num_rows
+            num_characters += pc.sum(pc.utf8_length(batch["text"])).as_py()
             verdicts = judge(batch, rules)
-            _count(batch, verdicts.reason, counts, characters)
+            _count(batch, verdicts.reason, counts)
             keep = verdicts.reason == ""
             if keep.any():
                 mended = batch.set_column(SCHEMA.get_field_index("text"), SCHEMA.field("text"), verdicts.text)
@@ -180,7 +181,7 @@ def filter_shard(shard: Shard, failed: FailedItems, output_dir: Path, rules: Fil
         "read": num_read,
         "kept": kept.num_documents,
         "rejected": rejected.num_documents,
-        "characters": dict(characters),
+        "characters": {"read": num_characters, "kept": kept.num_characters},
         "counts": [[*key, number] for key, number in sorted(counts.items())],
     }
 
@@ -199,23 +200,16 @@ def _with_reasons(batch: pa.RecordBatch, verdicts: Verdicts) -> pa.RecordBatch:
     return batch
 
 
-def _count(
-    batch: pa.RecordBatch,
-    reason: np.ndarray,
-    counts: Counter[tuple[str, str, str]],
-    characters: Counter[str],
-) -> None:
+def _count(batch: pa.RecordBatch, reason: np.ndarray, counts: Counter[tuple[str, str, str]]) -> None:
     columns = [pa.array(reason, pa.string()), batch["source"], _labels(batch["meta"])]
     encoded = [column.dictionary_encode() for column in columns]
     names = [column.dictionary.to_pylist() for column in encoded]
     sizes = tuple(map(len, names))
-    lengths = pc.utf8_length(batch["text"]).to_numpy()
-    for name, number in zip(names[0], np.bincount(encoded[0].indices.to_numpy(), lengths), strict=True):
-        characters[name] += int(number)
     groups = np.ravel_multi_index([column.indices.to_numpy() for column in encoded], sizes)
     places, numbers = np.unique(groups, return_counts=True)
     for *key, number in zip(*np.unravel_index(places, sizes), numbers.tolist(), strict=True):
-        counts[tuple(group[place] for group, place in zip(names, key, strict=True))] += number
+        reason, source, label = (group[place] for group, place in zip(names, key, strict=True))
+        counts[capped(counts, (reason, source, label), (reason, OTHERS, OTHERS), MAX_GROUPS)] += number
 
 
 def _labels(metas: pa.Array) -> pa.Array:
@@ -223,8 +217,9 @@ def _labels(metas: pa.Array) -> pa.Array:
     if not pc.any(pc.match_substring(metas, '"label"')).as_py():
         return pa.repeat(pa.scalar(""), len(metas))
     encoded = metas.dictionary_encode()
-    labels = [str(json.loads(meta).get("label") or "") for meta in encoded.dictionary.to_pylist()]
-    return pa.array(labels, pa.string()).take(encoded.indices)
+    labels = [json.loads(meta).get("label") for meta in encoded.dictionary.to_pylist()]
+    names = ["" if label is None else str(label) for label in labels]  # a class may be 0
+    return pa.array(names, pa.string()).take(encoded.indices)
 
 
 def summarise(markers: Iterable[tuple[Shard, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -75,7 +75,7 @@ _NOTICE_SIGNS = ("ookie", "クッキー", "كوكيز", "कुकी", "avascri
 def repair(text: str) -> str:
     """Mend a text: broken encodings, control characters, boilerplate lines, and lines that repeat an earlier one.
 
-    Nothing else is changed: not width, quotes or spaces. A text most of which is repeated lines keeps them, for
+    Nothing else is changed: not width, quotes or spaces. A text over .30 of which is repeated lines keeps them, for
     `problem` to reject.
 
     Args:

@@ -82,6 +82,16 @@ class Row(Protocol):
 
 
 class Value:
+    """A value of a mapping, ready to be made of rows; `CorpusMapping` says how it is written.
+
+    Args:
+        spec: a template, or an object with `from`, `pattern` and `values`.
+
+    Raises:
+        ValueError: it is neither.
+        re.error: the pattern is no regular expression.
+    """
+
     def __init__(self, spec: Any):
         spec = {"from": spec} if isinstance(spec, str) else spec
         if not isinstance(spec, dict) or not isinstance(spec.get("from"), str):
@@ -94,6 +104,7 @@ class Value:
         self._values = {str(key): str(value) for key, value in spec.get("values", {}).items()}
 
     def of(self, row: Row) -> str:
+        """The value of a row, "" where one of its fields is empty or the pattern finds nothing."""
         parts = [self._texts[0]]
         for names, text in zip(self._fields, self._texts[1:], strict=True):
             found = next(filter(None, (_as_text(row.field(name)) for name in names)), "")

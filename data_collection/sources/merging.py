@@ -22,16 +22,19 @@ REJECTED_COLUMNS = (pa.field("reason", pa.string()),)
 MergeShard = FileShard | DatasetShard | Shard
 
 
-def find_merge_shards(mappings: Sequence[str], inputs: Sequence[str]) -> list[MergeShard]:
+def find_merge_shards(
+    mappings: Sequence[str], inputs: Sequence[str], output_dir: Path | None = None
+) -> list[MergeShard]:
     """The shards of all sources, in the order in which they are given, each with a name of its own.
 
     Args:
         mappings: NAME or NAME=PATH; NAME is a file of `MAPPINGS` without its suffix, or a YAML file.
         inputs: files and folders of documents.
+        output_dir: where the corpus will be written.
 
     Raises:
         MissingInputError: there is no such mapping, or nothing at a path.
-        SettingsError: a mapping is wrong.
+        SettingsError: a mapping is wrong, or the corpus would be among the inputs.
     """
     shards: list[MergeShard] = []
     for given in mappings:
@@ -46,7 +49,7 @@ def find_merge_shards(mappings: Sequence[str], inputs: Sequence[str]) -> list[Me
             )
         shards += find_mapped_shards(file.stem, read_mapping(file), path)
     if inputs:
-        shards += find_shards(inputs)
+        shards += find_shards(inputs, output_dir)
     taken: set[str] = set()
     for index, shard in enumerate(shards):
         name, count = shard.name, 1

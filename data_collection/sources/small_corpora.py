@@ -47,6 +47,7 @@ class FileShard:
         return {**shown, "num_bytes": num_bytes, "files": fingerprint(files)}
 
     def documents(self, failed: FailedItems, passed_over: Counter[str]) -> Iterator[Document]:
+        """The documents of all files; rows of other languages are counted in `passed_over`."""
         for path in self.paths:
             below = path.relative_to(self.root).as_posix()
             rows = READERS[self.mapping.format](path, below, self.mapping, failed)
@@ -69,6 +70,13 @@ class DatasetShard:
         return {"name": self.name, "mapping": fingerprint(plain(self.mapping)), "dataset": self.path, "part": part}
 
     def documents(self, failed: FailedItems, passed_over: Counter[str]) -> Iterator[Document]:
+        """The documents of the part; rows of other languages are counted in `passed_over`.
+
+        Raises:
+            EnvironmentFailure: the hub cannot be reached (any more).
+        """
+        from huggingface_hub.utils import httpx  # whose errors, the hub's own among them, are no ConnectionError
+
         part = _stream(self.path, self.subset, self.mapping.split, self.mapping.revision).shard(
             num_shards=self.count, index=self.index
         )
@@ -79,6 +87,13 @@ class DatasetShard:
             try:
                 for number, row in enumerate(part, 1):
                     yield f"{self.name}:{number}", Object(row, more)
+            except (ConnectionError, httpx.HTTPError) as error:
+                raise EnvironmentFailure(
+                    "the connection to the Hugging Face hub broke",
+                    where=f"{self.name}, after row {number}",
+                    found=f"{type(error).__name__}: {str(error)[:300]}",
+                    todo="the same command goes on with the shards that are left",
+                ) from None
             except (pa.ArrowException, ValueError) as error:
                 failed.add(self.name, f"cannot be read after row {number}: {error}")
 
