@@ -14,6 +14,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from configs.progress import rank
+
 
 class ExitCode(IntEnum):
     """The exit codes of every command in this repository (table in the README)."""
@@ -99,14 +101,17 @@ class FailedItems:
         self._num_more = 0
 
     def add(self, where: str | Path, reason: str) -> None:
-        """Record that the item at `where` (file, or file:line) failed for `reason`, and say it on stderr."""
+        """Record that the item at `where` (file, or file:line) failed for `reason`, and say it on stderr.
+
+        Of a training's processes, which all read the same rows, only the first says it.
+        """
         if len(self.items) < MAX_FAILED_ITEMS:
             self.items.append({"where": str(where), "reason": reason})
         else:
             self._num_more += 1
             more = f"{self._num_more:,} more failed from the entry above to here; the last: {reason}"
             self.items[MAX_FAILED_ITEMS:] = [{"where": str(where), "reason": more}]
-        if len(self.items) <= 20:  # the file has them all; a terminal full of them helps nobody
+        if len(self.items) <= 20 and rank() == 0:  # the file has them all; a terminal full of them helps nobody
             print(f"failed: {where}: {reason}", file=sys.stderr)
 
     def __len__(self) -> int:

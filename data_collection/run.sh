@@ -10,8 +10,9 @@
 #   bash data_collection/run.sh STEP ARGUMENTS...          STEP: a script of this folder (--help lists its arguments)
 set -euo pipefail
 
-# sbatch runs a copy of this script, so only plain bash can tell the repository from the script's own place.
-if [[ -n ${SLURM_JOB_ID:-} ]]; then cd "$SLURM_SUBMIT_DIR"; else cd "$(dirname "${BASH_SOURCE[0]}")/.."; fi
+# sbatch runs a copy of this script, from whose place the repository cannot be told.
+root=$(dirname "${BASH_SOURCE[0]}")/..
+if [[ -f $root/scripts/launch.sh ]]; then cd "$root"; else cd "$SLURM_SUBMIT_DIR"; fi
 step=${1:-}
 if [[ ! -f data_collection/run.sh || ! $step =~ ^(ocr|web|merge|filter|preview|calibrate|dedup|decontaminate|report|build_benchmark|rationales|rewrite|translate|topics|describe)$ ]]; then
   echo "usage, from the repository root: data_collection/run.sh ocr|web|merge|filter|preview|calibrate|dedup|decontaminate|" \

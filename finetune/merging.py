@@ -15,7 +15,15 @@ from configs.files import read_json
 from configs.progress import log
 from data_collection.questions.question import Question
 from finetune.prompts import PROMPT_FILE, beside, render_prompt
-from pretrain.models import base_of, find_model, is_adapter, load_model, load_tokenizer, model_identity
+from pretrain.models import (
+    already_made,
+    base_of,
+    find_model,
+    is_adapter,
+    load_model,
+    load_tokenizer,
+    model_identity,
+)
 from pretrain.older_readers import write_for_older_readers
 
 MAX_DIFFERENCE = 1e-4  # of a logit, between float32 weights
@@ -31,7 +39,8 @@ def merge(settings: Any) -> int:
     command begins it anew.
 
     Raises:
-        SettingsError: the folder holds no adapter, or the merged model's logits are not the adapter's.
+        SettingsError: the folder holds no adapter, the output's holds others' weights, or the merged model's logits are
+            not the adapter's.
     """
     adapter = find_model(str(settings.input))
     if not is_adapter(adapter):
@@ -44,7 +53,7 @@ def merge(settings: Any) -> int:
         )
     base, output_dir = base_of(adapter), settings.output_dir
     identity = {"adapter": model_identity(adapter), "base": model_identity(base), "dtype": settings.dtype}
-    if records.already_done(output_dir, identity):
+    if already_made(output_dir, identity):
         log.info(f"already done: {output_dir}")
         print(output_dir)
         return 0

@@ -12,8 +12,9 @@
 #   bash finetune/run.sh [ARGUMENTS...]
 set -euo pipefail
 
-# sbatch runs a copy of this script, so only plain bash can tell the repository from the script's own place.
-if [[ -n ${SLURM_JOB_ID:-} ]]; then cd "$SLURM_SUBMIT_DIR"; else cd "$(dirname "${BASH_SOURCE[0]}")/.."; fi
+# sbatch runs a copy of this script, from whose place the repository cannot be told.
+root=$(dirname "${BASH_SOURCE[0]}")/..
+if [[ -f $root/scripts/launch.sh ]]; then cd "$root"; else cd "$SLURM_SUBMIT_DIR"; fi
 source scripts/launch.sh
 move_log finetune
 run_training finetune/train.py "$@"

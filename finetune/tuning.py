@@ -87,6 +87,7 @@ class FinetuneSettings:
         limit = self.max_dev_questions_per_language
         found += [] if limit >= 0 else [f"max_dev_questions_per_language {limit}: wanted 0 or more"]
         found += [] if self.lora_rank > 0 else [f"lora_rank {self.lora_rank}: wanted 1 or more"]
+        found += [] if 0 <= self.lora_dropout < 1 else [f"lora_dropout {self.lora_dropout}: wanted 0 to less than 1"]
         return found + (["lora and qlora: give one of the two"] if self.lora and self.qlora else [])
 
     @property

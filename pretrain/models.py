@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from configs import records
 from configs.errors import EnvironmentFailure, MissingInputError, SettingsError
 from configs.files import REPOSITORY, file_identity, read_json
 
@@ -38,6 +39,23 @@ def model_identity(model: str) -> Any:
     """What tells one state of a model from another: its weight files' names, sizes and times; a hub id as it is."""
     files = sorted(Path(model).glob("*.safetensors"))
     return [file_identity(path) for path in files] or model
+
+
+def already_made(output_dir: Path, identity: Any) -> dict[str, Any] | None:
+    """`records.already_done` of a folder for a model, in which nobody else's weights are written over or removed.
+
+    Raises:
+        SettingsError: the folder holds the output of other settings or other input, or weights without a run's record.
+    """
+    others = [*output_dir.glob("*.safetensors"), *output_dir.glob("checkpoint-*")]
+    if others and not (output_dir / "run.json").exists():
+        raise SettingsError(
+            "the output folder holds weights that this command did not write",
+            where=output_dir,
+            found=", ".join(sorted(path.name for path in others)[:5]),
+            todo="give another --output_dir",
+        )
+    return records.already_done(output_dir, identity)
 
 
 def is_adapter(model: str) -> bool:

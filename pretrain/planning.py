@@ -129,14 +129,16 @@ def memory_gib(load: Load, zero_stage: int, num_gpus: int) -> dict[str, float]:
 
 
 def find_card(name: str) -> tuple[str, Any]:
-    """The card that `name` names: as torch does, or the beginning of it with or without the maker (A100, H100).
+    """The card that `name` names as torch does, with or without the maker; else the first that begins so (A100, H100).
 
     Raises:
         SettingsError: none is called so.
     """
-    for known, card in CARDS.items():
-        if known == name or known.startswith(name) or known.partition(" ")[2].startswith(name):
-            return known, card
+    names = {known: (known, known.partition(" ")[2]) for known in CARDS}
+    for fits in (str.__eq__, str.startswith):  # an L4 is no L40S
+        for known, (whole, without_maker) in names.items():
+            if fits(whole, name) or fits(without_maker, name):
+                return known, CARDS[known]
     raise SettingsError(
         "the card is not in the table",
         where="planned_card",
@@ -179,6 +181,8 @@ def plan(args: Any, model: Any, name: str, block_size: int, num_blocks: int, dat
     steps = args.max_steps
     if steps <= 0:
         steps = math.ceil(-(-num_blocks // blocks_per_step) * args.num_train_epochs)
+    if steps <= 0:
+        raise SettingsError("there is not one step to plan for", where=data, todo="give more data or tokens")
     num_tokens = steps * blocks_per_step * block_size
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     num_parameters = sum(size for size, _ in sizes)

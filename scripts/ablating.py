@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -88,6 +87,8 @@ def problems_of(settings: Any) -> list[str]:
                 found += [f"rows: {name}: corpus part {part!r} is not under corpus" for part in unknown]
             elif not isinstance(value, dict) or any(isinstance(of, dict) for of in value.values()):
                 found.append(f"rows: {name}: {key}: {value!r}, wanted settings and their values")
+            elif key in ("prepare", "pretrain") and value and not row.get("corpus"):
+                found.append(f"rows: {name}: {key}: wanted a corpus, without which nothing is pretrained")
     return found
 
 
@@ -114,17 +115,9 @@ def require_input(settings: Any) -> None:
 def rows_of(settings: Any) -> list[Row]:
     """The rows of the table with their stages, in their order."""
     found = []
-    trained: dict[str, tuple[Stage, ...]] = {}  # corpus and settings to the stages that make the model
     for name, row in settings.rows.items():
         parts = tuple(row.get("corpus", []))
-        made: tuple[Stage, ...] = ()
-        if parts:
-            key = json.dumps([parts, row.get("prepare"), row.get("pretrain")], sort_keys=True)
-            if key not in trained:
-                same_parts = sum(json.loads(other)[0] == list(parts) for other in trained)
-                trained[key] = _pretraining(settings, row, parts, same_parts)
-            made = trained[key]
-        found.append(_row(settings, name, row, made))
+        found.append(_row(settings, name, row, _pretraining(settings, row, parts) if parts else ()))
     return found
 
 
@@ -133,8 +126,10 @@ def plan(settings: Any) -> list[Stage]:
     return list(dict.fromkeys(stage for row in rows_of(settings) for stage in row.stages))
 
 
-def _pretraining(settings: Any, row: dict[str, Any], parts: tuple[str, ...], same_parts: int) -> tuple[Stage, ...]:
-    name = "-".join(parts) + (f"-{same_parts + 1}" if same_parts else "")
+def _pretraining(settings: Any, row: dict[str, Any], parts: tuple[str, ...]) -> tuple[Stage, ...]:
+    """Equal stages for rows of the same corpus and settings; their folder's name says both."""
+    own = {stage: row[stage] for stage in ("prepare", "pretrain") if row.get(stage)}
+    name = "-".join([*parts, fingerprint(own)[:6]] if own else parts)
     blocks, model = settings.output_dir / "blocks" / name, settings.output_dir / "pretrain" / name
     inputs = [f"{part}={folder}" for part in parts for folder in settings.corpus[part]]
     begin = ("--model_name_or_path", settings.model_name_or_path)

@@ -13,29 +13,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-config="" run="" nodes=1 dry_run="" slurm=""
-if command -v sbatch >/dev/null && sinfo -h >/dev/null 2>&1; then slurm=yes; fi
-while (($#)); do
-  case $1 in
-    --config) config=$2 && shift ;;
-    --output_dir) run=$2 && shift ;;
-    --nodes) nodes=$2 && shift ;;
-    --local) slurm="" ;;
-    --dry_run) dry_run=yes ;;
-    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0" && exit 0 ;;
-    *) echo "error: unknown argument $1 (--help lists them)" >&2 && exit 2 ;;
-  esac
-  shift
-done
-if [[ -z $config || -z $run ]]; then
+config="" output_dir="" nodes=1 local="" dry_run=""
+source scripts/shell.sh
+read_arguments "config output_dir nodes" "local dry_run" "$@"
+if [[ -z $config || -z $output_dir ]]; then
   echo "error: --config and --output_dir are wanted (--help)" >&2
   exit 2
 fi
-# shellcheck disable=SC1091
-if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; fi
-# shellcheck disable=SC1091
-if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
-logs=$run/logs
 source scripts/stages.sh
 
 step=plan

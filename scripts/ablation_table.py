@@ -222,7 +222,7 @@ def _plot_average(ax: Any, entries: list[Entry], kind: str, name: str) -> None:
     places = [place for place, (value, *_) in enumerate(found) if value is not None]
     heights = [100 * found[place][0] for place in places]
     # From the value to the ends of its interval, as matplotlib wants them: (2, points).
-    errors = [[100 * abs((found[p][end] or found[p][0]) - found[p][0]) for p in places] for end in (1, 2)]
+    errors = [[0 if found[p][e] is None else 100 * abs(found[p][e] - found[p][0]) for p in places] for e in (1, 2)]
     ax.errorbar(places, heights, yerr=errors, color="#0072B2", linewidth=2, marker="o", capsize=3)
     for place, height in zip(places, heights, strict=True):
         ax.annotate(f"{height:.1f}", (place, height), (5, 5), textcoords="offset points", color="#0072B2", fontsize=8)

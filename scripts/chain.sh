@@ -15,33 +15,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-data="" run="" settings=configs/demo model=models/smollm2-135m nodes=1 dry_run="" slurm=""
-if command -v sbatch >/dev/null && sinfo -h >/dev/null 2>&1; then slurm=yes; fi
-while (($#)); do
-  case $1 in
-    --data) data=$2 && shift ;;
-    --output_dir) run=$2 && shift ;;
-    --settings) settings=$2 && shift ;;
-    --model) model=$2 && shift ;;
-    --nodes) nodes=$2 && shift ;;
-    --local) slurm="" ;;
-    --dry_run) dry_run=yes ;;
-    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0" && exit 0 ;;
-    *) echo "error: unknown argument $1 (--help lists them)" >&2 && exit 2 ;;
-  esac
-  shift
-done
-if [[ -z $data || -z $run ]]; then
+data="" output_dir="" settings=configs/demo model=models/smollm2-135m nodes=1 local="" dry_run=""
+source scripts/shell.sh
+read_arguments "data output_dir settings model nodes" "local dry_run" "$@"
+if [[ -z $data || -z $output_dir ]]; then
   echo "error: --data and --output_dir are wanted (--help)" >&2
   exit 2
 fi
-# shellcheck disable=SC1091
-if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; fi
-# shellcheck disable=SC1091
-if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
-logs=$run/logs
 source scripts/stages.sh
-[[ -n $dry_run ]] || begin_stages
 
 languages() { # of the files of a kind: documents or PDFs
   case $1 in
@@ -51,6 +32,13 @@ languages() { # of the files of a kind: documents or PDFs
 }
 
 shopt -s nullglob
+all=$( (languages documents && languages pdf) | sort -u)
+if [[ -z $all ]]; then
+  printf 'error: there are no documents\n  where: --data %s\n  wanted: %s\n  what to do: %s\n' "$(realpath -m "$data")" \
+    "documents/LANG.*.jsonl or pdf/pages/LANG/ in it" "give a folder of this layout, such as assets/sample" >&2
+  exit 3
+fi
+[[ -n $dry_run ]] || begin_stages
 books=" $(languages pdf | tr '\n' ' ') "
 filters=()
 filtered=()
@@ -58,7 +46,7 @@ for lang in $books; do
   stage "ocr-$lang" "" "--cpus-per-task=2" data_collection/run.sh ocr --input "$data/pdf/pages/$lang" \
     --output_dir "$run/ocr/$lang" --lang "$lang"
 done
-for lang in $( (languages documents && languages pdf) | sort -u); do
+for lang in $all; do
   inputs=("$data"/documents/"$lang".*)
   needs=""
   if [[ $books == *" $lang "* ]]; then inputs+=("$run/ocr/$lang") needs=ocr-$lang; fi

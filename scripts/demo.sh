@@ -12,27 +12,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-data=assets/sample share="" run="" slurm=""
-while (($#)); do
-  case $1 in
-    --data) data=$2 && shift ;;
-    --share) share=$2 && shift ;;
-    --output_dir) run=$2 && shift ;;
-    --slurm) slurm=yes ;;
-    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0" && exit 0 ;;
-    *) echo "error: unknown argument $1 (--help lists them)" >&2 && exit 2 ;;
-  esac
-  shift
-done
+data=assets/sample share="" output_dir="" slurm=""
+source scripts/shell.sh
+read_arguments "data share output_dir" slurm "$@"
+run=$output_dir
 if [[ -z $run ]]; then
   run=runs/demo
-  [[ $data == assets/sample ]] || run+=-$(basename "$(realpath "$data")")
+  [[ $data -ef assets/sample ]] || run+=-$(basename "$(realpath "$data")")
   [[ -z $share ]] || run+=-$share
   [[ -z $slurm ]] || run+=-slurm
 fi
 
 settings=configs/demo # short texts, as the sample's
-[[ $data == assets/sample ]] || settings=configs/demo_real
+[[ $data -ef assets/sample ]] || settings=configs/demo_real
 
 start=$SECONDS
 bash scripts/setup.sh ${slurm:+--slurm}

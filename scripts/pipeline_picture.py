@@ -39,7 +39,10 @@ class Command:
 
 
 def commands(folder: Path) -> list[Command]:
-    """The commands of a folder, in the order of their names: entry scripts, and shell scripts but jobs' run.sh."""
+    """The commands of a folder, in the order of their names: entry scripts, and shell scripts but jobs' run.sh.
+
+    What other shell scripts source is none, and has no interpreter in its first line.
+    """
     found = []
     for path in sorted(folder.glob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -50,8 +53,9 @@ def commands(folder: Path) -> list[Command]:
         if isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'":
             found.append(Command(path.name, (ast.get_docstring(tree) or "").split("\n")[0]))
     for path in sorted(folder.glob("*.sh")):
-        comments = [line[2:] for line in path.read_text(encoding="utf-8").split("\n")[1:] if line.startswith("# ")]
-        found += [Command(path.name, comments[0] if comments else "")] if path.name != "run.sh" else []
+        interpreter, *lines = path.read_text(encoding="utf-8").split("\n")
+        if interpreter.startswith("#!") and path.name != "run.sh":
+            found.append(Command(path.name, next((line[2:] for line in lines if line.startswith("# ")), "")))
     return found
 
 

@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
 
 if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
-  sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0"
+  sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' scripts/serve.sh
   exit $(($# == 0 ? 2 : 0))
 fi
 port=${SERVER_PORT:-8000} cache="" pids=()

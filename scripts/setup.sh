@@ -55,6 +55,10 @@ if [[ ! -f .venv/installed || $(cat .venv/installed) != "$wanted" ]]; then
     printf 'error: the environment could not be made\n  where: .venv\n  what to do: %s\n' "apt-get install python3-venv" >&2
     exit 4
   fi
-  .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+  if ! .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt; then
+    printf 'error: the packages could not be installed\n  where: requirements.txt\n  found: %s\n  what to do: %s\n' \
+      "pip's last lines above" "see whether pip reaches a package index (PIP_INDEX_URL), then the same command" >&2
+    exit 4
+  fi
   echo "$wanted" >.venv/installed
 fi

@@ -1,7 +1,12 @@
 # Stages that need each other, submitted to Slurm as dependent jobs or run in order where there is none; scripts that
-# are made of such stages source this. They set `run` (folder) and `logs`, `slurm` and `dry_run` ("" or yes).
+# are made of such stages source this. They set `output_dir`, `local` and `dry_run` ("" or yes) and have scripts/shell.sh.
 # shellcheck shell=bash
 
+# shellcheck disable=SC2154
+run=$output_dir logs=$output_dir/logs slurm=""
+use_environment
+# shellcheck disable=SC2154
+if [[ -z $local ]] && command -v sbatch >/dev/null && sinfo -h >/dev/null 2>&1; then slurm=yes; fi
 declare -A job=() # stage to its Slurm job
 stages=()         # in order
 

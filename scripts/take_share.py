@@ -36,7 +36,12 @@ class ShareSettings:
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        return [] if 0 < self.share <= 1 else [f"share {self.share}: wanted above 0, at most 1"]
+        found = [] if 0 < self.share <= 1 else [f"share {self.share}: wanted above 0, at most 1"]
+        if self.output_dir.resolve() == self.data.resolve():
+            found.append(
+                f"output_dir {self.output_dir}: wanted another folder than data, which the share would go over"
+            )
+        return found
 
 
 def main() -> int:

@@ -6,16 +6,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from configs.errors import SettingsError
+from configs.files import fingerprint
 from configs.settings import parse
 from inference.scores.significance import mcnemar_exact
 from scripts.ablating import plan, rows_of
 from scripts.ablation import AblationSettings
-from scripts.ablation_table import draw
+from scripts.ablation_table import _plot_average, draw
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -49,9 +51,8 @@ def test_rows_of_the_same_corpus_share_its_pretraining(tmp_path):
     stages = plan(made)
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names) == 3 * 2 + 6 * 2  # three ways to pretrain, six rows
-    assert [name for name in names if name.startswith("pretrain")] == [
-        "pretrain-english", "pretrain-english-web", "pretrain-english-web-2"
-    ]  # fmt: skip
+    longer = f"pretrain-english-web-{fingerprint({'pretrain': {'max_steps': 9}})[:6]}"
+    assert [n for n in names if n.startswith("pretrain")] == ["pretrain-english", "pretrain-english-web", longer]
     seen = set()
     for stage in stages:
         assert set(stage.needs) <= seen
@@ -60,6 +61,10 @@ def test_rows_of_the_same_corpus_share_its_pretraining(tmp_path):
     assert by_row["+ web"][:2] == by_row["LoRA on web"][:2] != by_row["longer"][:2]
     assert len(by_row["+ rationale"]) == 2 and not by_row["+ rationale"][0].needs
     assert len({stage.folder for stage in stages}) == len(stages)
+    # Further rows, wherever they are put, leave those that are there in their folders.
+    shorter = {"corpus": ["english", "web"], "pretrain": {"max_steps": 3}}
+    grown = rows_of(settings(tmp_path, {**BASE, "rows": {"shorter": shorter, **BASE["rows"]}}))
+    assert {row.name: row.stages for row in grown[1:]} == by_row
 
 
 def test_each_command_reads_what_the_one_before_it_wrote(tmp_path):
@@ -88,11 +93,23 @@ def test_what_is_wrong_is_named_all_at_once(tmp_path):
     values = {
         **BASE,
         "corpus": {"a b": ["x"], "english": "no list"},
-        "rows": {"one": {"corpus": ["textbooks"]}, "two": {"finetun": {}}, "three": {"eval": 3}},
+        "rows": {
+            "one": {"corpus": ["textbooks"]},
+            "two": {"finetun": {}},
+            "three": {"eval": 3},
+            "four": {"pretrain": {"max_steps": 9}},
+        },
     }
     with pytest.raises(SettingsError) as refused:
         settings(tmp_path, values)
-    for part in ("'a b'", "wanted a list", "'textbooks' is not under corpus", "near: finetune", "three: eval"):
+    for part in (
+        "'a b'",
+        "wanted a list",
+        "'textbooks' is not under corpus",
+        "near: finetune",
+        "three: eval",
+        "four: pretrain",
+    ):
         assert part in str(refused.value)
     with pytest.raises(SettingsError, match="rows: none"):
         settings(tmp_path, {**BASE, "rows": {}})
@@ -182,6 +199,15 @@ def test_the_table_has_finished_rows_and_each_ones_step_from_the_row_above(tmp_p
     (blocks / "run.json").write_text(json.dumps({"failed_items": 2}))
     assert draw(made) == 5 and "2 failed items" in (tmp_path / "run" / "failures.jsonl").read_text()
     assert "ablation.md" in capsys.readouterr().out  # drawn again, whatever is there
+
+
+def test_an_interval_that_ends_at_zero_is_drawn_to_there():
+    drawn = {}
+    ax = SimpleNamespace(errorbar=lambda *_, yerr, **__: drawn.update(yerr=yerr), annotate=lambda *_, **__: None)
+    scores = [{"bleu": 0.2, "bleu_low": 0.0, "bleu_high": 0.5}, {"bleu": 0.3}, {}]
+    entries = [{"scores": {"with_rationale": {"average": of}}} for of in scores]
+    _plot_average(ax, entries, "with_rationale", "bleu")
+    assert drawn["yerr"] == [pytest.approx([20, 0]), pytest.approx([30, 0])]
 
 
 def test_a_small_ablation_from_text_to_scores(tmp_path, tiny_model, script_env, capsys):

@@ -367,6 +367,14 @@ def test_failed_items_are_written_once_and_removed_when_mended(tmp_path):
     assert not path.exists() and FailedItems().exit_code == ExitCode.DONE
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", "failed: file:3: broken\n"), ("7", "")])
+def test_of_many_processes_that_read_the_same_rows_the_first_says_what_failed(rank, said, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", rank)
+    failed = FailedItems()
+    failed.add("file:3", "broken")
+    assert capsys.readouterr().err == said and len(failed) == 1
+
+
 CODES = {
     "return None": (0, ""),
     "return 5": (5, ""),

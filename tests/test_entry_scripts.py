@@ -84,3 +84,36 @@ def test_the_three_commands_say_what_is_missing_before_anything_is_there(command
     assert "Traceback" not in answer.stderr and all(part in answer.stderr for part in ("  where: ", "  wanted: "))
     assert str(bare) in answer.stderr, "another tree than the copy was looked at"
     assert said[-1].startswith("  what to do: ") and FIRST_COMMANDS[command] in said[-1]
+
+
+@pytest.mark.parametrize("name", ["ablation", "chain", "demo", "serve"])
+def test_shell_scripts_say_what_they_do_from_any_folder_and_start_nothing_half_told(name, bare, script_env):
+    def said(*words):
+        command = ["bash", f"{bare.name}/scripts/{name}.sh", *words]
+        return subprocess.run(command, cwd=bare.parent, env=script_env, capture_output=True, text=True, timeout=60)
+
+    shown = said("--help")
+    assert shown.returncode == 0 and f"bash scripts/{name}.sh" in shown.stdout and not shown.stderr
+    if name != "serve":  # whose arguments are the demo page's
+        for words in (["--output_dir"], ["--output_dir", "--dry_run"], ["--output", "x"], ["x"]):
+            refused = said(*words)
+            assert refused.returncode == 2 and refused.stderr.startswith("error: "), words
+    if name == "chain":
+        refused = said("--data", "assets", "--output_dir", "runs/x")
+        assert refused.returncode == 3 and "where: --data " in refused.stderr and "no documents" in refused.stderr
+    assert not (bare / "runs").exists() and not (bare / ".venv").exists()
+
+
+def test_a_job_started_by_hand_in_an_allocation_finds_the_repository(bare, script_env, tmp_path):
+    env = script_env | {"PATH": f"{Path(sys.executable).parent}:{script_env['PATH']}", "SLURM_JOB_ID": "1"}
+    for script, submitted_in in ((bare / "pretrain" / "run.sh", tmp_path), (tmp_path / "slurm_script", bare)):
+        shutil.copyfile(ROOT / "pretrain" / "run.sh", script)  # sbatch runs a copy, salloc whatever is typed
+        shown = subprocess.run(
+            ["bash", str(script), "prepare", "--help"],
+            env=env | {"SLURM_SUBMIT_DIR": str(submitted_in)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert shown.returncode == 0 and shown.stdout.startswith("Turn documents into token blocks"), shown.stderr

@@ -111,6 +111,12 @@ def test_packed_examples_teach_what_they_teach_alone(tiny_model):
     assert loss == pytest.approx(total / count, rel=1e-5)
 
 
+def test_settings_that_no_adapter_has_are_refused():
+    assert tuning.FinetuneSettings(lora_dropout=0.0).problems() == []
+    found = tuning.FinetuneSettings(lora_dropout=1.0, lora_rank=0, dev_share=1.0, lora=True, qlora=True).problems()
+    assert [problem.split(maxsplit=1)[0] for problem in found] == ["dev_share", "lora_rank", "lora_dropout", "lora"]
+
+
 def test_dev_is_held_out_of_train_by_hash():
     questions = read_train(SAMPLE, None, FailedItems())
     assert len(questions) == 252

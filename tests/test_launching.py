@@ -149,6 +149,17 @@ def test_one_process_is_started_where_one_is_enough(tmp_path, script_env):
         assert answer.stdout == f"{os.getpid()} False\n"
 
 
+def test_processes_share_the_cpus_of_their_node_whatever_the_number_of_nodes(monkeypatch):
+    from pretrain.training.launching import _count_threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.delenv("NUM_PROCESSES", raising=False)
+    monkeypatch.setenv("SLURM_NNODES", "16")
+    assert [_count_threads(number) for number in (1, 8, 100)] == [64, 8, 1]
+    monkeypatch.setenv("NUM_PROCESSES", "2")  # one on each of two virtual nodes of one machine
+    assert _count_threads(1) == 32
+
+
 BUILDER = """
 import sys, time
 from torch.utils import cpp_extension

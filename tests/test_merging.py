@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from finetune.merge import MergeSettings
 from finetune.merging import ADAPTER_RUN_FILE, MAX_DIFFERENCE, merge
 from finetune.prompts import check_prompt, prompt_record, save_prompt
 from pretrain.models import find_model, load_model, load_tokenizer
+from pretrain.training.running import already_done
 
 IDS = torch.tensor([[0, 300, 301, 302, 17, 18]])
 
@@ -125,6 +127,18 @@ def test_what_is_no_adapter_is_refused(tiny_model, tmp_path):
     with pytest.raises(SettingsError, match="only an adapter") as refused:
         merge(MergeSettings(tiny_model, tmp_path / "whole"))
     assert refused.value.where == str(tiny_model) and not (tmp_path / "whole").exists()
+
+
+def test_nobody_elses_weights_are_written_over(adapter, tiny_model, tmp_path):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    weights = (base / "model.safetensors").read_bytes()
+    with pytest.raises(SettingsError, match="did not write"):
+        merge(MergeSettings(adapter, base))
+    (tmp_path / "theirs" / "checkpoint-500").mkdir(parents=True)  # would be removed as half-written
+    for folder in (base, tmp_path / "theirs"):
+        with pytest.raises(SettingsError, match="did not write"):
+            already_done(SimpleNamespace(output_dir=str(folder)), "finetune", "name", {})
+    assert (base / "model.safetensors").read_bytes() == weights and not (base / "run.json").exists()
 
 
 def test_a_merge_that_answers_otherwise_is_refused(adapter, tmp_path, monkeypatch):

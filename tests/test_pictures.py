@@ -22,6 +22,7 @@ def test_commands_are_those_that_can_be_started(tmp_path):
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "run.sh").write_text("#!/usr/bin/env bash\n# A job.\n")
     (tmp_path / "c.sh").write_text("#!/usr/bin/env bash\n# Does c.\n# More.\n")
+    (tmp_path / "sourced.sh").write_text("# What c shares.\n# More.\n")
     assert [(command.name, command.about) for command in commands(tmp_path)] == [
         ("b.py", "Does b."),
         ("c.sh", "Does c."),

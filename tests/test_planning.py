@@ -16,7 +16,7 @@ from pretrain import planning
 from pretrain.models import empty_model, load_config
 from pretrain.planning import GIB, Load, accumulation_steps, activation_bytes, find_card, memory_gib, plan_pretraining
 from pretrain.pretraining import PretrainArguments
-from pretrain.throughput import flops_per_token
+from pretrain.throughput import CARDS, flops_per_token
 from pretrain.train import PretrainSettings
 from pretrain.training.train_settings import TrainSettings
 
@@ -202,6 +202,8 @@ def test_what_does_not_fit_is_said_with_a_cure():
 
 def test_cards_are_found_by_the_beginning_of_their_names():
     assert find_card("NVIDIA H100 NVL")[0] == find_card("H100 N")[0] == "NVIDIA H100 NVL"
+    for name in CARDS:  # some names begin like others: L4 and L40S, A10 and A100
+        assert find_card(name)[0] == find_card(name.partition(" ")[2])[0] == name
     assert find_card("A100")[1].tflops == 312 and find_card("Instinct MI300X")[1].tflops == 1307.4
     with pytest.raises(SettingsError, match="H1000"):
         find_card("H1000")
@@ -224,6 +226,10 @@ def test_data_are_planned_with_and_checked(monkeypatch, tiny_model):
     settings.block_size = None
     with pytest.raises(MissingInputError, match="no length"):
         plan_pretraining(settings, args, None)
+    settings.planned_tokens = 50  # not one block
+    with pytest.raises(SettingsError, match="not one step"):
+        plan_pretraining(settings, args, None)
+    settings.planned_tokens = None
     args.max_steps = 7
     assert "run    7 steps" in plan_pretraining(settings, args, None)
     settings.block_size = 4096  # the model has 2,048 positions

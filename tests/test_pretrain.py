@@ -26,7 +26,13 @@ from configs.files import read_json
 from pretrain.models import load_model
 from pretrain.token_blocks.blocks import IGNORED, Collator
 from pretrain.training import checkpoints
-from pretrain.training.callbacks import STOP_FILE, MetricsCallback, StopFileCallback, read_metrics
+from pretrain.training.callbacks import (
+    STOP_FILE,
+    CompleteCheckpointCallback,
+    MetricsCallback,
+    StopFileCallback,
+    read_metrics,
+)
 from pretrain.training.launching import code_when_stopped
 from pretrain.training.train_settings import TrainSettings
 from pretrain.training.trainer import PackedTrainer, prepare_to_start, train
@@ -321,6 +327,10 @@ def test_settings_that_would_lose_a_run_are_refused():
 
     assert problems() == []
     assert "wanted 2 or more" in problems(save_total_limit=1)[0]
+    for name, value in {"per_device_eval_batch_size": 0, "learning_rate": -1.0, "num_train_epochs": 0.0}.items():
+        (found,) = problems(**{name: value})
+        assert found.startswith(f"{name} {value}: wanted ")
+    assert problems(num_train_epochs=0.0, max_steps=9) == []
     for deepspeed in ({}, {"bf16": {"enabled": "auto"}}, {"zero_optimization": {"stage": 0}}):
         assert len(problems(dry_run=True, deepspeed=deepspeed)) == bool(deepspeed)
     assert "no gradient norm" in problems(dry_run=True, deepspeed={"zero_optimization": {"stage": 0}})[0]
@@ -343,6 +353,20 @@ def test_only_complete_checkpoints_count(tmp_path):
     checkpoints.remove_all(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-notes"}
     assert checkpoints.newest_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_is_marked_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint-4"
+    written = [checkpoint / "model.safetensors", checkpoint / "global_step4" / "optimizer.pt"]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (flushed.append(os.fstat(file).st_ino), fsync(file)))
+    state = SimpleNamespace(global_step=4, is_world_process_zero=True)
+    CompleteCheckpointCallback().on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
+    assert checkpoints.newest_checkpoint(tmp_path) == checkpoint
+    assert set(flushed[:-1]) == {path.stat().st_ino for path in written}, "the marker is the last"
 
 
 def test_a_stop_file_ends_the_run_after_the_step_with_a_checkpoint_but_not_after_the_last(tmp_path, monkeypatch):

@@ -36,6 +36,16 @@ def test_tokens_are_the_tokenizers_own_with_one_end_token(tiny_model, tmp_path):
     assert encoder.hash == tokenizer_hash(load_tokenizer(str(tiny_model)))
 
 
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_an_end_token(tiny_model, tmp_path):
+    def drop(definition):
+        definition["normalizer"] = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+        definition["post_processor"] = None
+
+    encoder = encoder_of(changed(tiny_model, tmp_path, drop), tmp_path)
+    tokens, lengths = encoder.encode(["x", "\u200b", "x"])
+    assert lengths.tolist() == [2, 1, 2] and tokens[[1, 2, 4]].tolist() == [encoder.end] * 3
+
+
 def test_a_text_cannot_write_special_tokens(tiny_model, tmp_path):
     tokenizer = load_tokenizer(str(tiny_model))
     text = "before <end> between <start>after <end>"

@@ -17,7 +17,7 @@ from configs.files import atomic_path, file_identity, read_json, write_json
 from configs.progress import Progress, log
 from pretrain.converters.layouts import Layout, Part, layout_of
 from pretrain.converters.tokenizer_files import convert_tokenizer
-from pretrain.models import empty_model
+from pretrain.models import already_made, empty_model
 
 MAX_SHARD_BYTES = 2 * 2**30  # of a file that is written, and about what is in memory at a time
 # Constants that some versions of the originals saved with the weights; both layouts compute them.
@@ -39,15 +39,9 @@ def convert(settings: Any) -> None:
     names = ("config.json", "tokenizer.model", "tokenizer_config.json", "qwen.tiktoken")
     data = [*files, *(source / name for name in names)]
     identity = {"format": 1, "input": [file_identity(path) for path in data if path.is_file()]}
-    if records.already_done(output_dir, identity):
+    if already_made(output_dir, identity):
         log.info(f"already done: {output_dir}")
         return
-    if not (output_dir / "run.json").exists() and any(output_dir.glob("*.safetensors")):
-        raise SettingsError(
-            "the output folder holds weights that this command did not write",
-            where=output_dir,
-            todo="give another --output_dir",
-        )
     shards, dtype = plan_shards(files, layout, MAX_SHARD_BYTES)
     check_targets(layout)
     with records.run_record(output_dir, "convert", asdict(settings), identity) as record:

@@ -74,13 +74,14 @@ class TextEncoder:
         encoded = iter(tokenizer.encode_batch(short, add_special_tokens=False))
         ids, ends = array("I"), []
         for text in texts:
+            begin = len(ids)
             ids.extend(self.start)
             if len(text) <= _PART_CHARACTERS:
                 ids.extend(next(encoded).ids)
             else:
                 for part in _parts(text):
                     ids.extend(tokenizer.encode(part, add_special_tokens=False).ids)
-            if not ids or ids[-1] != self.end:
+            if len(ids) == begin or ids[-1] != self.end:  # some normalizers leave nothing of a text
                 ids.append(self.end)
             ends.append(len(ids))
         tokens = np.frombuffer(ids, dtype=np.uintc)

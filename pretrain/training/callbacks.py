@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from configs.files import atomic_open
 from configs.progress import duration, log
 from pretrain.training import preflight
-from pretrain.training.checkpoints import mark_complete
+from pretrain.training.checkpoints import flush_to_disk, full_disk_is_named, mark_complete
 from pretrain.training.launching import STOP_FILE_VARIABLE
 
 STOP_FILE = "STOP"
@@ -26,6 +26,11 @@ def _same_on_all_ranks(*values: bool) -> list[bool]:
     flags = torch.tensor(values, dtype=torch.uint8, device="cuda" if torch.cuda.is_available() else "cpu")
     torch.distributed.broadcast(flags, 0)
     return [bool(flag) for flag in flags.tolist()]
+
+
+def _wait_for_all_ranks() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 class StopFileCallback(TrainerCallback):
@@ -70,10 +75,13 @@ class CompleteCheckpointCallback(TrainerCallback):
     on_epoch_end = on_step_end
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        _wait_for_all_ranks()  # or one might look for files that another is about to rename
+        with full_disk_is_named(checkpoint.parent):  # network file systems say it as late as here
+            flush_to_disk(checkpoint)
+        _wait_for_all_ranks()
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+            mark_complete(checkpoint, state.global_step)
 
 
 class PreflightCallback(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,20 @@ _MARKER = "complete.json"
 _FULL_DISK = re.compile(r"No space left|quota exceeded|os error (28|122)|PytorchStreamWriter|file write failed", re.I)
 
 
+def flush_to_disk(folder: Path) -> None:
+    """Wait until all files below a folder, as far as this node wrote them, are on the disk.
+
+    The marker is flushed when it is written; a node that loses its power must not leave it beside weights that were in
+    the system's memory only.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 def mark_complete(checkpoint: Path, step: int) -> None:
-    """Write the marker that makes a checkpoint count; call when every rank has written its part."""
+    """Write the marker that makes a checkpoint count; call when every rank has written and flushed its part."""
     write_json(checkpoint / _MARKER, {"step": step})
 
 

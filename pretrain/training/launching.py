@@ -76,9 +76,7 @@ def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> No
         words += [f"--rdzv_id={os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"]
     else:
         words += ["--standalone"]
-    asked = int(os.environ.get("NUM_PROCESSES", num_nodes))
-    num_threads = len(os.sched_getaffinity(0)) // max(asked, num_processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_threads)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_count_threads(num_processes)))
     # What libraries will change in later versions is no news to a user of pinned ones: DeepSpeed says it in every step.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     with tempfile.TemporaryDirectory() as folder:
@@ -100,6 +98,15 @@ def launch_all_processes(settings_classes: Callable[[], tuple[type, ...]]) -> No
     if code == ExitCode.FAILED_ITEMS and num_nodes > 1:
         code = ExitCode.DONE  # srun would kill the other nodes; the run record has the failed items
     sys.exit(code)
+
+
+def _count_threads(num_processes: int) -> int:
+    """Threads of each of a node's processes: its share of this node's CPUs.
+
+    NUM_PROCESSES counts those of all nodes, as nodes where it is given may be virtual ones that share this machine.
+    """
+    asked = int(os.environ.get("NUM_PROCESSES", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // max(asked, num_processes))
 
 
 def _rendezvous() -> str:

@@ -12,6 +12,7 @@ from configs import records
 from configs.errors import FailedItems
 from configs.files import fingerprint
 from configs.progress import log, rank
+from pretrain.models import already_made
 from pretrain.training import preflight
 from pretrain.training.checkpoints import remove_all
 from pretrain.training.heartbeats import heartbeats
@@ -33,10 +34,10 @@ def already_done(args: TrainSettings, stage: str, name: str, identity: dict[str,
         The exit code of the finished run that lies there, or None.
 
     Raises:
-        SettingsError: the folder holds a run of other settings or data.
+        SettingsError: the folder holds a run of other settings or data, or others' weights.
     """
     args.output_dir = args.output_dir or str(records.RUNS / stage / f"{name}-{fingerprint(identity)[:8]}")
-    done = records.already_done(Path(args.output_dir), identity)
+    done = already_made(Path(args.output_dir), identity)
     if done is None:
         log.info(f"{stage}: {args.output_dir}")
         return None

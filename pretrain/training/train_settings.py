@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +65,14 @@ class TrainSettings(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = native_bf16()
+        # transformers' older name, and the only one that some versions know (5.17), where it is never None.
+        only_older = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
         if self.activation_checkpointing is None:
-            alias = self.gradient_checkpointing  # transformers' older name
+            alias = (self.gradient_checkpointing or None) if only_older else self.gradient_checkpointing
             on_gpus = not self.use_cpu or self.dry_run  # plans are for GPUs
             self.activation_checkpointing = on_gpus if alias is None else alias
+        if only_older:
+            self.gradient_checkpointing = self.activation_checkpointing
         if self.use_liger_kernel is None:
             self.use_liger_kernel = not self.use_cpu and importlib.util.find_spec("liger_kernel") is not None
         self.attention_is_ours = self.attn_implementation is None  # then it may give way to what the model has
@@ -104,7 +109,12 @@ class TrainSettings(TrainingArguments):
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        found = []
+        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in counts if getattr(self, name) < 1]
+        if self.learning_rate is not None and not 0 <= self.learning_rate < math.inf:
+            found.append(f"learning_rate {self.learning_rate}: wanted 0 or more")
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            found.append(f"num_train_epochs {self.num_train_epochs}: wanted above 0, or max_steps")
         if self.save_total_limit == 1:
             found.append("save_total_limit 1: wanted 2 or more, as one may be half written when a run is killed")
         if self.hang_timeout is not None and self.hang_timeout < 30:

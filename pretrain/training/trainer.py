@@ -268,6 +268,8 @@ def save_result(trainer: PackedTrainer) -> None:
         for path in folder.glob("*.safetensors"):  # safetensors makes them private to the user
             path.chmod(0o666 & ~umask)
         write_for_older_readers(folder)
+        with checkpoints.full_disk_is_named(folder):
+            checkpoints.flush_to_disk(folder)  # the checkpoints are removed now
 
 
 def _median(values: list[float]) -> float | None:
