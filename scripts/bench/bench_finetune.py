@@ -51,8 +51,9 @@ from data_collection.questions.mmedbench import find_files
 from finetune import adapters
 from finetune.examples import PackedExamples, Segment, to_segments
 from finetune.rows import read_train
-from pretrain.models import find_model, load_model, load_tokenizer
+from pretrain.models import attention_of, find_model, load_model, load_tokenizer
 from pretrain.token_blocks.blocks import IGNORED
+from pretrain.training.attention import VARLEN, choose_attention
 
 # Name: (whose, batch size, further settings). "ours" takes blocks, the others examples; trl packs into blocks too.
 WAYS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -87,21 +88,43 @@ class BenchFinetuneSettings:
     seed: int = setting(0, "of the order of the examples")
 
 
-def measure_way(name: str, settings: BenchFinetuneSettings, model_path: str, segments: list[Segment]) -> dict[str, Any]:
-    """One way for some steps, in this process: seconds, tokens and peak memory."""
+def measure_way(
+    name: str,
+    settings: BenchFinetuneSettings,
+    model_path: str,
+    segments: list[Segment],
+    batch_scale: int = 1,
+    num_warmup: int = 1,
+) -> dict[str, Any]:
+    """One way for some steps, in this process: seconds, tokens and peak memory.
+
+    Args:
+        name: of the way.
+        settings: of the benchmark.
+        model_path: folder of the model.
+        segments: all examples.
+        batch_scale: times the batch size of the way.
+        num_warmup: steps before those that are measured.
+    """
     whose, batch_size, more = WAYS[name]
     torch.manual_seed(settings.seed)
-    model = load_model(model_path, torch.bfloat16 if settings.lora else torch.float32, "sdpa")
+    on_gpu = torch.cuda.is_available()
+    attention = attention_of(model_path, choose_attention(None, not on_gpu, half_precision=True))
+    if whose == "ours":
+        more = {**more, "attn_implementation": attention}
+    elif whose == "padded" or not attention.startswith(VARLEN):  # trl's makers advise variable-length kernels
+        attention = "sdpa"
+    model = load_model(model_path, torch.bfloat16 if settings.lora else torch.float32, attention)
     if settings.lora:
         config = adapters.lora_config(model, rank=16, alpha=32, dropout=0.05, targets=[adapters.ALL_LINEAR])
         model = adapters.add_adapter(model, config, seed=settings.seed, activation_checkpointing=False)
     words = {
         "output_dir": str(settings.output_dir / "trainer"),
-        "max_steps": settings.num_steps + 1,
-        "per_device_train_batch_size": batch_size,
+        "max_steps": settings.num_steps + num_warmup,
+        "per_device_train_batch_size": batch_size * batch_scale,
         "learning_rate": 1e-5,
         "bf16": True,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu,
         "report_to": "none",
         "save_strategy": "no",
         "gradient_checkpointing": False,
@@ -122,12 +145,18 @@ def measure_way(name: str, settings: BenchFinetuneSettings, model_path: str, seg
     trainer.data_collator = counted
     clock = time.perf_counter if settings.clock == "wall" else time.process_time
     ends: list[float] = []
-    _after_each_step(trainer, lambda: ends.append(clock()))
+
+    def end_step() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+        ends.append(clock())
+
+    _after_each_step(trainer, end_step)
     trainer.train()
-    seconds = ends[-1] - ends[0]
-    real, processed = np.array(batches[1 : settings.num_steps + 1]).sum(axis=0).tolist()
+    seconds = ends[-1] - ends[num_warmup - 1]
+    real, processed = np.array(batches[num_warmup : settings.num_steps + num_warmup]).sum(axis=0).tolist()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.cuda.is_available():
+    if on_gpu:
         peak = torch.cuda.max_memory_allocated() / 2**30
     return {"seconds": seconds, "real": real, "processed": processed, "peak_gib": peak}
 
@@ -151,9 +180,10 @@ def _ours(model: Any, words: dict[str, Any], segments: list[Segment], model_path
     from pretrain.training.trainer import PackedTrainer
 
     tokenizer = load_tokenizer(model_path)
+    own = {**words, "activation_checkpointing": words.get("gradient_checkpointing")}  # by transformers' later name too
     return PackedTrainer(
         model=model,
-        args=FinetuneArguments(**words),
+        args=FinetuneArguments(**own),
         train_dataset=PackedExamples(segments, settings.block_size),
         evaluation={},
         block_size=settings.block_size,
@@ -223,9 +253,17 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     )
 
 
-def real_share(name: str, segments: list[Segment], block_size: int) -> float:
+def useful_speed(name: str, row: dict[str, Any], share: float) -> float:
+    """Useful tokens a second of what `measure_way` gave for a way whose `real_share` is `share`."""
+    if WAYS[name][2].get("train_sampling_strategy"):
+        return row["real"] / row["seconds"]
+    return float(row["processed"] / row["seconds"] * share)
+
+
+def real_share(name: str, segments: list[Segment], block_size: int, batch_scale: int = 1) -> float:
     """Share of a way's tokens that are no padding, over all examples (random batches: the mean of many orders)."""
     whose, batch_size, _ = WAYS[name]
+    batch_size = min(batch_size * batch_scale, len(segments))
     lengths = np.array([len(ids) for ids, _ in segments])
     if whose == "ours":
         return float(lengths.sum() / (len(PackedExamples(segments, block_size)) * block_size))
@@ -259,9 +297,7 @@ def speed(settings: BenchFinetuneSettings, model_path: str) -> dict[str, Any]:
     for number in range(settings.num_runs):
         for name in settings.ways:
             row = _in_process(measure_way, name, settings, model_path, segments)
-            row["useful_tokens_per_second"] = float(row["processed"] / row["seconds"] * shares[name])
-            if WAYS[name][2].get("train_sampling_strategy"):
-                row["useful_tokens_per_second"] = row["real"] / row["seconds"]
+            row["useful_tokens_per_second"] = useful_speed(name, row, shares[name])
             found[name].append(row)
             log.info(f"run {number + 1}, {name}: {row['useful_tokens_per_second']:.1f} useful tokens/s, {row}")
         write_json(settings.output_dir / "results.json", _summary(found, shares))
