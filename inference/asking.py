@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from configs.errors import EnvironmentFailure
 from configs.files import Journal
 from configs.progress import Progress
+from data_collection.llm.asking import hold
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import source_set
@@ -41,8 +43,20 @@ def ask(
 
     Raises:
         EnvironmentFailure: a server left questions unanswered; all others were asked first, in all kinds.
+        SettingsError: another command is writing this journal.
     """
-    journal = Journal(path)
+    with hold(path), closing(engine), closing(Journal(path)) as journal:
+        _ask_into(journal, engine, questions, settings, setting, examples)
+
+
+def _ask_into(
+    journal: Journal,
+    engine: Engine,
+    questions: list[Question],
+    settings: Any,
+    setting: dict[str, Any],
+    examples: Examples,
+) -> None:
     answered = {(row["kind"], row["id"], row.get("order")) for row in journal.rows}
     several_possible = None if settings.benchmark == MMEDBENCH else source_set(settings.benchmark).several_possible
     unanswered: EnvironmentFailure | None = None
@@ -73,7 +87,6 @@ def ask(
         except EnvironmentFailure as error:
             unanswered = error
         progress.close()
-    journal.close()
     if unanswered:
         raise unanswered
 

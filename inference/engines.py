@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,7 +16,7 @@ from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Answer, Request, Server
 from data_collection.questions.question import Question
 from finetune.encoding import continued, encode, prompt_parts
-from finetune.generation import Generation, generate
+from finetune.generation import Generation, generate, plan_batches
 from finetune.prompts import (
     Kind,
     PromptKind,
@@ -26,7 +28,8 @@ from finetune.prompts import (
 )
 from finetune.styles import Style, StyleName, find_style
 from inference.likelihood import OptionScores, score_options
-from pretrain.models import base_of, is_adapter, load_model, load_tokenizer, model_identity
+from inference.workers import Workers
+from pretrain.models import base_of, is_adapter, load_config, load_model, load_tokenizer, model_identity
 from pretrain.training.train_settings import native_bf16
 
 # What a server is sent: the user's words alone, which it puts into its model's own chat template.
@@ -81,12 +84,32 @@ class Engine(Protocol):
             on_token: called with the number of tokens that the batch at work has, where that is known.
         """
 
+    def close(self) -> None:
+        """Let go of what asking holds beside this process; it may be asked again."""
+
 
 class LocalEngine:
-    """A model folder or adapter in this process, in batches of prompts of like length (transformers)."""
+    """A model folder or adapter in batches of prompts of like length (transformers): in this process, or a copy of it
+    in each of several processes, which take batch after batch.
 
-    def __init__(self, model_path: str, batch_size: int, prompt_style: StyleName | None, precision: Precision = "auto"):
-        self._precision = precision
+    Args:
+        model_path: folder of a model or an adapter, or hub id.
+        batch_size: prompts together, at most.
+        prompt_style: layout of the prompt; by default the one that the model was taught, else plain.
+        precision: of the weights; bfloat16 where the device has it by default.
+        num_processes: that answer at once; one a GPU by default, this process alone without one.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        batch_size: int,
+        prompt_style: StyleName | None,
+        precision: Precision = "auto",
+        num_processes: int | None = 1,
+    ):
+        self._precision, self._workers = precision, None
+        self._num_processes = num_processes or torch.cuda.device_count() or 1
         self.name, self.short_name, self.batch_size = model_path, Path(model_path).name, batch_size
         self._tokenizer = load_tokenizer(model_path)
         self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
@@ -103,19 +126,34 @@ class LocalEngine:
         on_token: Callable[[int], None],
     ) -> None:
         """See `Engine`; answers given again in a batch with others that were skipped are left out."""
-        batches = generate(
-            self.model(),
-            self._tokenizer,
-            self._prompts(questions, asking.kind, asking.examples),
-            asking.max_new_tokens,
-            self.batch_size,
-            skip,
-            asking.repetition_penalty,
-            on_token,
-            frozenset({self.style.end_token_id(self._tokenizer)}),
-        )
+        prompts = self._prompts(questions, asking.kind, asking.examples)
+        options = asking.max_new_tokens, asking.repetition_penalty
+        if self._num_processes == 1:
+            batches = self._generate(on_token, prompts, *options, skip)
+        else:
+            batches = self._spread("write_batch", [prompts], options, asking.max_new_tokens, skip, on_token)
         for batch in batches:
             on_answers([answer for answer in batch if answer.index not in skip])
+
+    def _generate(
+        self,
+        on_token: Callable[[int], None],
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        repetition_penalty: float,
+        skip: frozenset[int] = frozenset(),
+    ) -> Iterator[list[Generation]]:
+        ends = frozenset({self.style.end_token_id(self._tokenizer)})
+        limits = max_new_tokens, self.batch_size, skip, repetition_penalty
+        return generate(self.model(), self._tokenizer, prompts, *limits, on_token, ends)
+
+    def write_batch(self, on_token: Callable[[int], None], *arguments: Any) -> list[Generation]:
+        """Answers to the prompts of one batch: the work of one of several processes."""
+        return [answer for batch in self._generate(on_token, *arguments) for answer in batch]
+
+    def score_batch(self, on_token: Callable[[int], None], *arguments: Any) -> list[OptionScores]:
+        """Log-likelihoods of the options of one batch: the work of one of several processes."""
+        return [scores for batch in score_options(self.model(), *arguments, self.batch_size) for scores in batch]
 
     def score_options(
         self,
@@ -131,17 +169,49 @@ class LocalEngine:
             kind: answer_only scores the options' letters after the prompt that shows them, cloze their texts after the
                 question alone.
         """
-        options = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
-        encoded = iter(continued(self._tokenizer, [text for of in options for text in of.values()], as_text=True))
-        batches = score_options(
-            self.model(),
-            self._prompts(questions, kind, examples),
-            [{letter: next(encoded) for letter in of} for of in options],
-            self.batch_size,
-            skip,
-        )
+        texts = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
+        encoded = iter(continued(self._tokenizer, [text for of in texts for text in of.values()], as_text=True))
+        options = [{letter: next(encoded) for letter in of} for of in texts]
+        prompts = self._prompts(questions, kind, examples)
+        if self._num_processes == 1:
+            batches = score_options(self.model(), prompts, options, self.batch_size, skip)
+        else:
+            batches = self._spread("score_batch", [prompts, options], (), 0, skip, lambda at: None)
         for batch in batches:
             on_scores([scores for scores in batch if scores.index not in skip])
+
+    def _spread(
+        self,
+        method: str,
+        columns: Sequence[Sequence[Any]],
+        arguments: tuple[Any, ...],
+        max_new_tokens: int,
+        skip: frozenset[int],
+        on_token: Callable[[int], None],
+    ) -> Iterator[list[Any]]:
+        """What `method` gives for each batch of the plan, in one of the processes: the batches of one process alone.
+
+        Args:
+            columns: what the method takes for each question, the prompts first.
+            arguments: what it takes beside.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        plan = plan_batches(list(map(len, columns[0])), self.batch_size, max_new_tokens, device)
+        plan = [batch for batch in plan if not skip.issuperset(batch)]
+        tasks = [(method, (*([column[i] for i in batch] for column in columns), *arguments)) for batch in plan]
+        if self._workers is None:
+            make = partial(
+                _own_engine, self.name, self.batch_size, self.style.name, self._precision, self._num_processes
+            )
+            self._workers = Workers(make, self._num_processes)
+        for number, answers in self._workers.do(tasks, on_token):
+            yield [replace(answer, index=plan[number][answer.index]) for answer in answers]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def model(self) -> Any:
         """The model ready to be asked: loaded at the first call, an adapter merged into its base."""
@@ -151,7 +221,8 @@ class LocalEngine:
     def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
         parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
         encoded = encode(parts, self._tokenizer)
-        most = getattr(self.model().config.get_text_config(), "max_position_embeddings", None)
+        config, _ = load_config(base_of(self.name))
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
         num_longer = sum(len(ids) > most for ids in encoded) if most else 0
         if num_longer:
             raise SettingsError(
@@ -171,6 +242,17 @@ def _load(model_path: str, precision: Precision = "auto") -> Any:
     if is_adapter(model_path):
         model = model.merge_and_unload()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _own_engine(
+    model_path: str, batch_size: int, style: StyleName, precision: Precision, num_processes: int, number: int
+) -> LocalEngine:
+    """The engine of one of several processes, on its own GPU or with its share of the CPUs."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
+    return LocalEngine(model_path, batch_size, style, precision)
 
 
 class ServerEngine:
@@ -231,6 +313,9 @@ class ServerEngine:
                 wanted="an answer to each",
                 todo="the same command asks these again, and only these",
             )
+
+    def close(self) -> None:
+        """See `Engine`: nothing is held between calls."""
 
     def _messages(self, question: Question, asking: Asking) -> list[dict[str, str]]:
         """The question, after the examples as turns that were answered."""

@@ -44,7 +44,9 @@ class EvalSettings:
     )
     benchmark: str = setting("mmedbench", "or a published set (data_collection/benchmarks/README.md lists them)")
     split: str | None = setting(None, "of a published set: only files with this word in their name or folder")
-    engine: Literal["transformers", "server"] = setting("transformers", "a model in this process, or a server's")
+    engine: Literal["transformers", "vllm", "server"] = setting(
+        "transformers", "a model in this process, by vLLM where it is installed, or a server's"
+    )
     prompt_style: Literal["plain", "chat", "published"] | None = setting(
         None, "layout of the prompt; the one that the model was taught, or plain, by default"
     )
@@ -63,7 +65,10 @@ class EvalSettings:
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "of a model in this process; bfloat16 where the device has it by default"
     )
-    batch_size: int = setting(32, "questions answered together")
+    batch_size: int = setting(32, "questions answered together, by each process")
+    num_processes: int | None = setting(
+        None, "that answer at once, each with the whole model: one a GPU by default, one without"
+    )
     max_new_tokens: int = setting(512, "limit of an answer with rationale")
     max_new_tokens_answer_only: int = setting(16, "limit of an answer without rationale")
     repetition_penalty: float = setting(1.0, "on tokens that a rationale has already; 1 for plain greedy")
@@ -74,14 +79,18 @@ class EvalSettings:
         found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
         wrong_penalty = f"repetition_penalty {self.repetition_penalty}: wanted above 0"
         found += [] if self.repetition_penalty > 0 else [wrong_penalty]
+        most = self.max_questions_per_language
+        found += [] if most is None or most >= 1 else [f"max_questions_per_language {most}: wanted 1 or more"]
+        num = self.num_processes
+        found += [] if num is None or num >= 1 else [f"num_processes {num}: wanted 1 or more"]
         names = ("num_fewshot", "shuffle_options")
         found += [f"{name} {getattr(self, name)}: wanted 0 or more" for name in names if getattr(self, name) < 0]
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             found.append(f"kinds {' '.join(self.kinds)}: wanted one or more, each once")
         if self.num_fewshot and self.benchmark != "mmedbench" and self.split == self.fewshot_split:
             found.append(f"fewshot_split {self.fewshot_split}: wanted another than --split, which is asked")
-        if self.engine == "server" and set(self.kinds) & set(LIKELIHOOD_KINDS):
-            found.append("kinds: likelihoods want a model in this process; servers give none of a text")
+        if self.engine != "transformers" and set(self.kinds) & set(LIKELIHOOD_KINDS):
+            found.append("kinds: likelihoods want --engine transformers; servers give none of a text")
         if self.benchmark != "mmedbench" and self.data is None:
             found.append(f"benchmark {self.benchmark}: wanted with --data FOLDER, the set's original files")
         if self.engine == "server" and self.model_name_or_path:

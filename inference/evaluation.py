@@ -25,6 +25,7 @@ from inference.engines import Engine, Examples, LocalEngine, ServerEngine
 from inference.fewshot import draw_examples
 from inference.kinds import MMEDBENCH, PROMPT_OF, adaptation
 from inference.scores.score_files import write_all
+from inference.vllm_engine import VllmEngine
 from pretrain.models import find_model
 
 
@@ -36,7 +37,11 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         engine = ServerEngine(server_settings)
     else:
         model_path, run = _model_and_its_run(settings.model_name_or_path)
-        engine = LocalEngine(model_path, settings.batch_size, settings.prompt_style, settings.precision)
+        if settings.engine == "vllm":
+            engine = VllmEngine(model_path, settings.prompt_style, settings.precision)
+        else:
+            how = settings.batch_size, settings.prompt_style, settings.precision, settings.num_processes
+            engine = LocalEngine(model_path, *how)
     setting = {
         "adaptation": adaptation(run.get("method", ""), settings.num_fewshot),
         "num_fewshot": settings.num_fewshot,
@@ -90,6 +95,8 @@ def _beyond_defaults(settings: Any, questions: Sequence[Question], examples: Exa
         changed["kinds"] = settings.kinds
     if settings.precision != "auto":
         changed["precision"] = settings.precision
+    if settings.engine == "vllm":
+        changed["engine"] = settings.engine
     if settings.num_fewshot:
         changed["fewshot"] = [settings.num_fewshot, settings.fewshot_seed]
     if settings.shuffle_options:

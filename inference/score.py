@@ -26,18 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import FailedItems
-from configs.files import fingerprint, sha256_file
 from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
-from data_collection.questions import answers
-from inference import kinds, orders, scoring
-from inference.scores import comparison, overlap, significance, words
-from inference.scores.runs import problems_of, read_runs
+from inference import scoring
+from inference.scores import comparison
+from inference.scores.runs import problems_of, read_runs, scoring_identity
 from inference.scores.score_files import write_all
 from pretrain.models import model_identity
-
-# Another parser, splitter or formula gives other scores.
-_SCORERS = (answers, comparison, kinds, orders, overlap, scoring, significance, words)
 
 
 @dataclass
@@ -67,7 +62,7 @@ def main() -> int:
     identity = {
         "input": hashes,
         "caption": settings.caption,
-        "scoring": fingerprint([sha256_file(module.__file__) for module in _SCORERS]),
+        "scoring": scoring_identity(),
         **({"bert": [model_identity(str(settings.bert_model)), settings.bert_layer]} if settings.bert_model else {}),
     }
     if done := already_done(settings.output_dir, identity):

@@ -187,7 +187,7 @@ def mark(rows: list[Row], bert_f: Mapping[tuple[str, int | None], float] | None 
     """What each question adds to the scores of each kind, sorted by language, kind and id, so that the rows' order
     changes no score."""
     several = _several_possible(rows)
-    in_order = sorted(rows, key=lambda row: (row["lang"], row["kind"], row["id"]))
+    in_order = sorted(rows, key=lambda row: (row["lang"], row["kind"], row["id"], row.get("order") or 0))
     marks = [_mark(row, several[row["lang"]], bert_f or {}) for row in track(in_order, "scoring", unit="answers")]
     return orders.merge_orders(marks)
 

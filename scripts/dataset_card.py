@@ -25,18 +25,20 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 _SPLITS = ("Train", "Test")
 _CORPUS = "A corpus of medical documents, each with its source and licence."
 _QUESTIONS = "Multiple-choice questions of medicine, in the layout of MMedBench."
-_LIMITS = {
-    _CORPUS: [
-        "Chosen by keywords and by rules of quality; documents that are not medical are among them.",
-        "Documents that hold questions of the test set named in its record were removed, as far as they were found.",
-        "Names of persons were not looked for.",
-    ],
-    _QUESTIONS: [
-        "Questions of examinations, some of them years old: an answer may no longer be right.",
-        "Each language comes from other examinations, so that difficulty differs from language to language.",
-        "Rationales written by models may be wrong; the table says how many were checked by people.",
-    ],
+# What is to be known of data that a stage made, by its name, and of any corpus or questions.
+_OF_STAGES = {
+    "filter": "Chosen by keywords and by rules of quality; documents that are not medical are among them.",
+    "decontaminate": "Documents that hold questions of the test set named in its record were removed, as far as they "
+    "were found.",
+    "rewrite": "Questions with answers that a language model made of documents; a program alone has checked them.",
+    "translation": "Translated by a language model; a program alone has compared the translations.",
 }
+_OF_CORPORA = ["Names of persons were not looked for."]
+_OF_QUESTIONS = [
+    "Questions of examinations, some of them years old: an answer may no longer be right.",
+    "Each language comes from other examinations, so that difficulty differs from language to language.",
+    "Rationales written by models may be wrong; the table says how many were checked by people.",
+]
 
 
 def data_licence(folder: Path) -> tuple[str | None, str]:
@@ -83,13 +85,21 @@ def dataset_card(repo: str, stages: Sequence[Stage], licence: str) -> str:
         "what": what,
         "languages": ", ".join(LANGUAGES[code].name for code in languages),
         "licence": licence,
-        "limits": _LIMITS[what],
+        "limits": _limits(stages, is_corpus),
         "tables": list(_corpus_tables(counts) if is_corpus else _question_tables(statistics)),
         "removed": documents_table(stages) if is_corpus else _removed(stages[-1]),
         "licences": table(["Licence", "Rows"], [[name or "none stated", count] for name, count in licences]),
         **made_with(stages[-1]),
     }
     return render("dataset_card.md", data, **values)
+
+
+def _limits(stages: Sequence[Stage], is_corpus: bool) -> list[str]:
+    names = {stage.name for stage in stages}
+    limits = [limit for name, limit in _OF_STAGES.items() if name in names]
+    if is_corpus and "decontaminate" not in names:
+        limits.append("Nobody has looked for questions of test sets in it.")
+    return limits + (_OF_CORPORA if is_corpus else _OF_QUESTIONS)
 
 
 def _configs(folder: Path, is_corpus: bool) -> Iterator[dict[str, Any]]:

@@ -240,6 +240,8 @@ class ChatHandler(BaseHTTPRequestHandler):
             self.send(200, b"<html><body>gateway</body></html>", "text/html")
         elif fault == "empty":
             self.send(200, b"{}")
+        elif isinstance(fault, bytes):
+            self.send(200, fault)
         elif fault == "hang":
             self.server.over.wait(60)
             self.close_connection = True

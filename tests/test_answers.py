@@ -1,4 +1,4 @@
-"""What is, and what is no answer: texts as models write them, in six languages, with the traps seen in real ones."""
+"""What is, and what is no answer: texts as models write them, in every language, with the traps seen in real ones."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from configs.errors import FailedItems
+from configs.languages import LANGUAGES
+from data_collection.questions.answer_words import WORDS as WORDS_OF_ANSWERS
 from data_collection.questions.answers import parse_answer, split_answer
 from data_collection.questions.mmedbench import find_files, read_questions
 
@@ -205,7 +207,8 @@ def test_reads_what_models_write(group):
 def test_outputs_are_many_and_each_says_something_else():
     texts = [(str(group["options"]), text) for group in OUTPUTS for _, text in group["outputs"]]
     assert len(texts) == len(set(texts)) >= 200
-    for lang in ("en", "zh", "ja", "fr", "ru", "es"):
+    assert list(WORDS_OF_ANSWERS) == list(LANGUAGES)
+    for lang in WORDS_OF_ANSWERS:
         answers = [letters for group in OUTPUTS if group["language"] == lang for letters, _ in group["outputs"]]
         # Neither a parser that always reads something nor one that reads nothing comes far.
         assert min(answers.count(""), len(answers) - answers.count("")) >= 15, lang
@@ -214,6 +217,37 @@ def test_outputs_are_many_and_each_says_something_else():
 def test_thoughts_are_neither_rationale_nor_answer():
     assert split_answer("<think>The answer is B.</think>Because.\n\n### Answer: A") == ("Because.\n\n", [" A"])
     assert parse_answer("<think>The answer is B. But then", EN) is None
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "### Antwort:",
+        "### Richtige Antwort:",
+        "### الإجابة:",
+        "### \u200fالإجابة الصحيحة\u200f:",
+        "### उत्तर:",
+        "### सही उत्तर:",
+    ],
+)
+def test_headings_end_the_rationale_in_the_languages_of_the_exams(heading):
+    assert split_answer(f"Because.\n\n{heading} B") == ("Because.\n\n", [" B"])
+    # Without a heading the last line that begins so ends it.
+    line = heading.removeprefix("### ").rstrip(":")
+    assert split_answer(f"Because.\n{line}: B") == ("Because.\n", [])
+
+
+@pytest.mark.parametrize("mark", ["\u200f", "\u200e", "\u202b", "\u2067", "\u061c", "\ufeff"])
+def test_marks_of_direction_change_nothing(mark):
+    marked = mark.join(["الإجابة", " الصحيحة", " هي", " (", "B", ")."])
+    assert parse_answer(marked, EN) == ("B",)
+
+
+def test_lower_case_keeps_the_length_of_an_option():
+    """ß in upper case is two letters, and one in lower case: after "A. Gefäßriß" stands what is said of it."""
+    options = {"A": "Gefäßriß", "B": "Thrombose"}
+    assert parse_answer("A. Gefäßriß ist falsch, da der Druck hält.", options) is None
+    assert parse_answer("Antwort: A. Gefäßriß, C. Größe", {**options, "C": "Größe"}) == ("A", "C")
 
 
 def test_every_prefix_of_a_long_text_is_read_without_an_error():
@@ -227,7 +261,8 @@ HOSTILE = (
     "a", " ", "\n", "A", "*", "(", "#", "选", "A, ", "A\n", "A. B. ", "answer ", "Answer: ", "answer is ", "answer is\n",
     "Answer: A,", "the answer is A, or ", "不选", "选A", "réponse correcte est ", "la ", "неправильный ", "правильный ответ ",
     "неправильн", "OPTION A,", "A is the ", "A - верн", "\\boxed{", "### Answer: ", "  Answer ", "\t\x0b\x0c", " \n", "- ", "ы",
-    "A (x x) and ", "A (x ", "AのBと", "正解はAの", "<think>", "</think>",
+    "A (x x) and ", "A (x ", "AのBと", "正解はAの", "<think>", "</think>", "ليست ", "الإجابة A وB ",
+    "सही उत्तर ", "सही उत्तर A ", "उत्तर A और B ", "B नहीं ", "nicht die richtige Antwort ", "Antwort ist A oder ", "Die Antwort ist (A) nicht ", "„",
 )  # fmt: skip
 
 

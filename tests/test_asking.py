@@ -96,6 +96,15 @@ def test_a_step_that_fails_begins_its_attempt_again_and_attempts_end(tmp_path, h
     ]  # fmt: skip
 
 
+def test_thoughts_are_recorded_and_not_looked_at(tmp_path, http):
+    http.reply = lambda request: "<think>the draft ends with ok0</think>\n\nand the answer too: ok0"
+    results, _ = ask(http, tmp_path / "a.jsonl", ["thinks"])
+    assert results == {"thinks": ["\n\nand the answer too: ok0"]}
+    assert "the draft" in rows_of(tmp_path / "a.jsonl")[0]["output"]
+    http.reply = lambda request: "<think>without an end ok0"
+    assert ask(http, tmp_path / "b.jsonl", ["thinks"], max_attempts=1)[0] == {"thinks": None}
+
+
 def test_what_occurs_twice_is_asked_once(tmp_path, http):
     http.reply, http.delay = ok, 0.05
     ask(http, tmp_path / "a.jsonl", ["a", "a", "b", "a"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
+from data_collection.llm import asking
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import read_questions
 from finetune.prompts import KINDS, render_question
@@ -53,6 +54,14 @@ def test_a_server_is_asked_and_scored(tmp_path, http, served):
     assert record["settings"]["model_name_or_path"].startswith("tiny at http") and "the-key" not in json.dumps(record)
     num_requests = len(http.requests)
     assert evaluate(settings, served) == 0 and len(http.requests) == num_requests  # already done
+
+
+def test_two_commands_do_not_write_the_same_predictions(tmp_path, served, monkeypatch):
+    monkeypatch.setattr(asking, "SECONDS_TO_LOCK", 0.2)
+    settings = EvalSettings(data=SAMPLE, languages=["ru"], kinds=["answer_only"], engine="server", output_dir=tmp_path)
+    with asking.hold(tmp_path / "predictions.jsonl"), pytest.raises(SettingsError, match="another command"):
+        evaluate(settings, served)
+    assert evaluate(settings, served) == 0 and len(rows(tmp_path)) == 21
 
 
 def test_what_the_server_did_not_answer_is_asked_again_and_nothing_else(tmp_path, http, served):

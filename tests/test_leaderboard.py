@@ -20,6 +20,7 @@ from inference.board.leaderboard_rows import (
     ENGLISH,
     MMEDBENCH,
     NUM_TEST,
+    OTHER,
     Row,
     billions,
     published_rows,
@@ -98,6 +99,14 @@ def test_rows_say_score_interval_setting_size_and_version_of_the_data(runs):
     base = rows["qwen3-8b", "zero-shot, answer only"]
     assert (base.group, base.billions) == ("zero-shot", 8) and "MMedBench Test (other)" in base.data
     assert rows["x/y-7B", "zero-shot, answer only"].scores == {ENGLISH: {ACCURACY: {"MedQA": [50, 0, 100]}}}
+
+
+def test_a_model_behind_a_server_bears_its_own_name(tmp_path):
+    folder = write_run(tmp_path / "run", "zero-shot", predictions(1), model_name_or_path="o/x-7b at http://h:8000/v1")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"identity": {"model": "o/x-7b", "questions": "0"}}))
+    rows = run_rows([folder], FailedItems())
+    assert {(row.model, row.size, row.group) for row in rows} == {("o/x-7b", "7B", "zero-shot")}
 
 
 def test_the_recorded_setting_goes_over_what_labels_say(tmp_path):
@@ -220,6 +229,7 @@ def board(tmp_path_factory):
         row = Row(text, text, None, text, text, text, text, True, [text])
         row.add(MMEDBENCH, ACCURACY, AVERAGE, [float(number), 0.0, 20.0])
         rows.append(row)
+    row.add(OTHER, ACCURACY, "constructor", [50.0, None, None])
     write_page(rows, folder, f"Board {HOSTILE[0]}")
     return folder / "index.html"
 
@@ -257,6 +267,13 @@ def test_hostile_names_are_shown_as_text(open_page, board):
     assert len(names(page)) == 2
     text = board.read_text(encoding="utf-8")
     assert "\x00" not in text and "\u202e" not in text and text.count("</script>") == 2
+
+
+def test_a_set_may_be_called_as_javascript_calls_its_own(open_page, board):
+    page = open_page(board, fragment="#view=other&sort=constructor")
+    place = page.locator("thead th").all_inner_texts().index("constructor")
+    first, *others = column(page, place)
+    assert first == "50.0" and len(others) > 5 and set(others) == {"–"}
 
 
 def test_sorting_by_mouse_and_keyboard(open_page, board):

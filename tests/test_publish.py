@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -177,6 +178,12 @@ def test_the_card_of_a_corpus(chain, capsys):
     assert data["configs"] == [{"config_name": "default", "data_files": "kept/*.parquet"}]
     assert "| test questions removed | all |  | 600 | 590 | 10 |" in card and "| CC BY 4.0 | 3 |" in card
     assert [line.split()[1] for line in files if line[:3] == "   "] == ["README.md", "kept/a.parquet"]
+    assert "Chosen by keywords" in card and "test set named in its record were removed" in card
+    shutil.copytree(chain / "corpus" / "kept", chain / "filter" / "kept")
+    run_publish(chain / "filter")
+    card = shown(capsys)[0]
+    assert "Nobody has looked for questions of test sets" in card and "Chosen by keywords" in card
+    assert "were removed, as far" not in card
     rows = {"lang": ["fr"], "source": ["web"], "licence": [""]}
     parquet.write_table(pa.table({"id": ["d"], "text": ["t"], **rows}), chain / "corpus" / "kept" / "b.parquet")
     with pytest.raises(SettingsError, match="none stated, CC BY"):

@@ -53,9 +53,9 @@ def sheets(runs, folder, **more):
     return json.loads((folder / "key.json").read_text())["rows"]
 
 
-def read_csv(path):
+def read_csv(path, delimiter=","):
     with open(path, encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, delimiter=delimiter))
 
 
 def fill(path, key, rank_of):
@@ -81,9 +81,10 @@ BEST_FIRST = {"all": 1, "half": 2, "some": 3}
 def test_sheets_are_blind_shuffled_and_hold_every_rationale_once(runs, tmp_path):
     key = sheets(runs, tmp_path / "sheets", num_raters=2)
     first, second = (read_csv(tmp_path / "sheets" / f"rater_{n}.csv") for n in (1, 2))
-    assert len(first) == len(key) == 6 * 3
-    assert {of["row"] for of in first} == {of["row"] for of in second} == set(key)
-    assert [of["row"] for of in first] != [of["row"] for of in second]
+    assert len(first) == len(second) == 6 * 3 and len(key) == 36
+    assert {of["row"] for of in first} | {of["row"] for of in second} == set(key)
+    whose = [[(key[of["row"]]["id"], key[of["row"]]["label"]) for of in sheet] for sheet in (first, second)]
+    assert sorted(whose[0]) == sorted(whose[1]) and whose[0] != whose[1]
     text = (tmp_path / "sheets" / "rater_1.csv").read_text()
     assert not any(str(run) in text for run in runs) and "label" not in text
     assert not any(re.fullmatch(r"[\d.]+(e\d+)?", name) for name in key)  # Excel would take it for a number
@@ -116,6 +117,26 @@ def test_filled_in_sheets_become_ratings(runs, tmp_path):
     fill(paths[0], key, {"all": 2, "half": 1, "some": 3}.get)
     with pytest.raises(SettingsError, match="other input"):
         read_sheets(settings)
+
+
+def test_a_sheet_that_was_sorted_says_the_same(runs, tmp_path):
+    key = sheets(runs, tmp_path / "sheets", num_raters=2)
+    path = fill(tmp_path / "sheets" / "rater_2.csv", key, {"all": 1, "half": 2, "some": 2}.get)
+    as_sent = ratings_of_sheet(path, key, FailedItems())
+    order = {(key[of["row"]]["id"], key[of["row"]]["label"]): n for n, of in enumerate(read_csv(path, ";"))}
+    for of in as_sent:
+        assert of["shown"] == sorted(WORDS, key=lambda label: order[of["id"], label])
+    rows = sorted(read_csv(path, ";"), key=lambda of: (of[RANK_HEADING], of["rationale"]))
+    renamed = tmp_path / "sheets" / "a_person.csv"
+    with open(renamed, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert ratings_of_sheet(renamed, key, FailedItems()) == [{**of, "rater": "a_person"} for of in as_sent]
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"rows": {"r1": {"id": "en1"}}}))
+    with pytest.raises(MissingInputError, match="no key"):
+        read_sheets(SheetSettings(sheets=[renamed], key=path, output_dir=tmp_path / "out"))
 
 
 def test_what_raters_leave_out_or_mistype_is_listed_and_counts_for_nothing(runs, tmp_path):
@@ -232,3 +253,11 @@ def test_metrics_are_correlated_with_people_and_with_each_other(runs, tmp_path):
     )
     with pytest.raises(SettingsError, match="other models were rated"):
         correlate(CorrelateSettings(input=runs[:2], ratings=folders, output_dir=tmp_path / "two"))
+    lines = folders[1].read_text().splitlines()
+    points = {"all": 1, "half": 2, "some": 3}
+    for given, message in (({"all": 1}, "other models were rated"), (points, "no run has a rationale")):
+        folders[1].write_text(json.dumps({**json.loads(lines[0]), "id": "other", "points": given}) + "\n")
+        with pytest.raises((SettingsError, MissingInputError), match=message):
+            correlate(CorrelateSettings(input=runs, ratings=folders[1:], output_dir=tmp_path / message))
+    folders[1].write_text("\n".join([*lines, json.dumps({**json.loads(lines[0]), "points": {**points, "all": "1"}})]))
+    assert correlate(CorrelateSettings(input=runs, ratings=folders[1:], output_dir=tmp_path / "broken row")) == 5

@@ -1,5 +1,7 @@
 """The client of OpenAI-compatible servers against a real HTTP server on loopback that misbehaves in every known way."""
 
+import json
+
 import pytest
 
 from configs.errors import EnvironmentFailure, SettingsError
@@ -48,6 +50,30 @@ def test_what_fails_at_every_try_is_a_failed_answer_with_its_reason(http):
     assert "fault 500" in by_key["never"].error and "content_filter" in by_key["refused"].error
     assert "fault 400" in by_key["too long"].error
     assert by_key["never"].text is None and by_key["good"].text == "reply to good"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"choices": {"0": {}}},
+        {"choices": [{"message": "hello"}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": ["hello"]}}]},
+        [1],
+    ],
+)
+def test_a_reply_of_another_form_is_tried_again(http, reply):
+    http.faults = {"x": [json.dumps(reply).encode()] * 2}
+    (answer,) = ask(Server(settings(http)), ["x"])[1]
+    assert (answer.text, answer.num_tries) == ("reply to x", 3)
+
+
+@pytest.mark.parametrize("count", ["many", -5, None, [1]])
+def test_counts_that_are_no_numbers_are_none(http, count):
+    message = {"choices": [{"message": {"content": "y"}}], "usage": {"prompt_tokens": count, "completion_tokens": 3}}
+    http.faults = {"x": [json.dumps(message).encode()]}
+    (answer,) = ask(Server(settings(http)), ["x"])[1]
+    assert (answer.text, answer.num_prompt_tokens, answer.num_new_tokens) == ("y", 0, 3)
 
 
 def test_what_is_sent(http):

@@ -162,10 +162,14 @@ def test_broken_lines_and_files(tmp_path):
     (tmp_path / "dev.json").write_bytes(b"\xff\xfe\x00 no text at all \x81")
     (tmp_path / "test.json").write_text("")
     (tmp_path / "val.json").write_text('[{"question": 1')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with open(path, "a") as file:
+        file.write('{"question": ' + "[" * 100_000 + "\n")
     failed = FailedItems()
     assert len(list(read_source_set("medmcqa", tmp_path, failed))) == 2
     assert Counter(Path(item["where"].split(":")[0]).name for item in failed.items) == {
-        "train.jsonl": 1,
+        "train.jsonl": 2,
+        "deep.json": 1,
         "dev.json": 1,
         "test.json": 1,
         "val.json": 1,

@@ -166,6 +166,10 @@ class StreamingHandler(BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(request)
+        if refused := next((name for name in self.server.refused if name in request), None):
+            error = {"message": f"no {refused}", "param": refused, "code": "unsupported_parameter"}
+            self.reply(json.dumps({"error": error}), 400)
+            return
         if request.get("logprobs"):
             top = [{"token": t, "logprob": p, "bytes": None} for t, p in self.server.top]
             logprobs = {"content": [{**top[0], "top_logprobs": top}]} if top else None
@@ -195,8 +199,8 @@ class StreamingHandler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.flush()
 
-    def reply(self, body):
-        self.send_response(200)
+    def reply(self, body, status=200):
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(body.encode())
@@ -206,7 +210,7 @@ class StreamingHandler(BaseHTTPRequestHandler):
 def served():
     server = ThreadingHTTPServer(("127.0.0.1", 0), StreamingHandler)
     server.daemon_threads = True
-    server.requests, server.top, server.finish_reason = [], [], "stop"
+    server.requests, server.refused, server.top, server.finish_reason = [], [], [], "stop"
     server.over, server.left = threading.Event(), threading.Event()
     server.address = f"http://127.0.0.1:{server.server_address[1]}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -234,6 +238,16 @@ def test_a_server_streams_and_gives_probabilities_where_it_has_them(served):
     served.top = [(" B", -1.0), ("The", -1.5), ("A", -2.0), (" A", -3.0)]
     found = asyncio.run(load_author(served.address + "#org/served", max_new_tokens=7).option_probabilities(QUESTION))
     assert found == {"A": pytest.approx(0.33476, abs=1e-4), "B": pytest.approx(0.66524, abs=1e-4), "C": 0.0}
+
+
+def test_a_server_that_refuses_fields_is_asked_in_its_words(served):
+    served.pieces, served.refused, served.top = ["Yes."], ["max_tokens", "temperature"], [("A", 0.0)]
+    author, reply = load_author(served.address + "#org/served", max_new_tokens=7), Reply()
+    asyncio.run(author.write("x", reply))
+    assert (reply.text, reply.ending, len(served.requests)) == ("Yes.", "complete", 3)
+    assert served.requests[-1]["max_completion_tokens"] == 7 and "temperature" not in served.requests[-1]
+    served.refused.append("logprobs")
+    assert asyncio.run(author.option_probabilities(QUESTION)) is None
 
 
 def test_a_server_is_left_when_the_task_is_cancelled_and_cannot_flood_the_page(served):

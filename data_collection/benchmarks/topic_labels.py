@@ -26,7 +26,7 @@ from data_collection.benchmarks.topic_classifier import (
     heldout_figures,
 )
 from data_collection.benchmarks.topic_names import TOPICS, read_topic, topic_prompt, topic_text
-from data_collection.llm.asking import LATER_TEMPERATURE, Attempts, ask_until_good, model_of_finished, sampling
+from data_collection.llm.asking import LATER_TEMPERATURE, Attempts, ask_until_good, hold, model_of_finished, sampling
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Request, Server
 from data_collection.questions.question import Question
@@ -148,7 +148,8 @@ def _by_classifier(settings: Any, files: QuestionFiles, failed: FailedItems) -> 
             topics[row["id"]] = row["topic"]
 
         num_wanted = sum(files.numbers[lang] for lang in files.numbers if lang in languages)
-        with closing(Journal(settings.output_dir / "topics.jsonl", take)) as journal:
+        path = settings.output_dir / "topics.jsonl"
+        with hold(path), closing(Journal(path, take)) as journal:
             progress = Progress("topics", num_wanted, "questions", done=len(topics))
             wanted = (q for _, q in files.read() if q.lang in languages and q.id not in topics)
             for batch in _batches(wanted):

@@ -16,7 +16,6 @@ TOPICS = (
     "Physiology", "Psychiatry", "Radiology", "Skin", "Social & Preventive Medicine", "Surgery",
 )  # fmt: skip
 _BY_NAME = {name.casefold(): name for name in TOPICS}
-_THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)
 _ANSWER = re.compile(r"(?:(\d{1,2})[.):]?)?\s*(.*?)[\s.]*", re.DOTALL)
 
 
@@ -37,9 +36,9 @@ def topic_prompt(question: Question) -> str:
 def read_topic(text: str) -> str | None:
     """The one topic that a text is: its name, its number, or both where they agree; None for anything else.
 
-    Marks around it, upper and lower case and a model's thoughts (<think>...</think>) do not matter.
+    Marks around it and upper and lower case do not matter.
     """
-    bare = _THOUGHTS.sub("", text).strip().strip("*_\"'`“”# ").strip()
+    bare = text.strip().strip("*_\"'`“”# ").strip()
     found = _ANSWER.fullmatch(bare)
     number, name = (found[1], found[2].strip("*_\"'`“” ")) if found else (None, bare)
     numbered = TOPICS[int(number) - 1] if number and 1 <= int(number) <= len(TOPICS) else None

@@ -14,6 +14,7 @@ from configs.errors import EnvironmentFailure, SettingsError
 from configs.files import Journal, read_json
 from configs.progress import Progress, log
 from data_collection.llm.servers import Answer, Request, Server
+from data_collection.questions.answers import without_thoughts
 
 LATER_TEMPERATURE = 0.7  # the first attempt is greedy; the same again would be the same
 SECONDS_TO_DISK = 1.0  # a flush for each answer would hold the others up: 6 ms on a busy disk
@@ -31,7 +32,8 @@ class Item(Protocol):
         """What to ask in the step after those with the results `earlier`; `attempt` counts from 0."""
 
     def check(self, text: str, hit_limit: bool, earlier: list[Any]) -> tuple[Any, str]:
-        """The result in the server's text (JSON-able), and what is wrong with it ("" for nothing)."""
+        """The result in the server's text without its thoughts (JSON-able), and what is wrong with it ("" for
+        nothing)."""
 
 
 def sampling(attempt: int) -> dict[str, Any]:
@@ -67,15 +69,7 @@ class Attempts:
         self.num_steps, self.num_rows, self.cost = num_steps, 0, 0.0
         self.problems: Counter[str] = Counter()
         self._states: dict[str, _State] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - closed by close()
-        if not _lock(self._lock, path):
-            self._lock.close()
-            raise SettingsError(
-                "another command is asking for the same output",
-                where=path,
-                todo="wait for it or end it; then the same command goes on from where it was",
-            )
+        self._hold = hold(path)
         self._journal = Journal(path, self._take, SECONDS_TO_DISK)
 
     def _take(self, row: dict[str, Any], place: int) -> None:
@@ -114,7 +108,26 @@ class Attempts:
 
     def close(self) -> None:
         self._journal.close()
-        self._lock.close()
+        self._hold.close()
+
+
+def hold(path: Path) -> IO[str]:
+    """Keep other commands from a journal until what is returned is closed or this process ends: two writers double
+    rows, and cut each other's.
+
+    Raises:
+        SettingsError: another command has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - the caller's to close
+    if not _lock(file, path):
+        file.close()
+        raise SettingsError(
+            "another command is asking for the same output",
+            where=path,
+            todo="wait for it or end it; then the same command goes on from where it was",
+        )
+    return file
 
 
 def _lock(file: IO[str], path: Path) -> bool:
@@ -188,7 +201,7 @@ class _Rounds:
             return
         result, problem = None, answer.error or ""
         if answer.text is not None:
-            result, problem = item.check(answer.text, answer.hit_limit, earlier)
+            result, problem = item.check(without_thoughts(answer.text), answer.hit_limit, earlier)
         row = {
             "id": answer.key,
             "attempt": self.attempts.tried(item.id),

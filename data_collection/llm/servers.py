@@ -167,7 +167,7 @@ class Server:
         request = Request(None, [{"role": "user", "content": "?"}], 1)
         try:
             async with self._client() as client:
-                await client.chat.completions.create(model=wanted, **self._fields_of(request))
+                await client.chat.completions.create(model=wanted, **self.fields_of(request))
         except openai.APIStatusError as error:
             if _passes(error):
                 return  # it is busy; the first real request is tried again and again
@@ -176,7 +176,7 @@ class Server:
             return
         log.info(f"{self.settings.server_url} does not list {wanted}, but answers with it")
 
-    def _fields_of(self, request: Request) -> dict[str, Any]:
+    def fields_of(self, request: Request) -> dict[str, Any]:
         """The request's fields under the names that this server takes; those that it does not take are left out."""
         fields = {
             "messages": request.messages,
@@ -186,11 +186,11 @@ class Server:
         }
         return {new: value for name, value in fields.items() if (new := self._names.get(name, name))}
 
-    def _adapt(self, refused: Exception) -> bool:
-        """Whether a refused request is to be sent again in other words: newer hosted models take no `max_tokens`, and
-        reasoning models no temperature."""
+    def adapts(self, refused: Exception, sent: dict[str, Any]) -> bool:
+        """Whether a refused request is to be sent again with what `fields_of` gives now: newer hosted models take no
+        `max_tokens`, and reasoning models no temperature."""
         name, code = getattr(refused, "param", None), str(getattr(refused, "code", ""))
-        if name not in _REPLACED or not code.startswith("unsupported"):
+        if name not in _REPLACED or name not in sent or not code.startswith("unsupported"):
             return False
         if name not in self._names:
             self._names[name] = _REPLACED[name]
@@ -278,7 +278,7 @@ class Server:
             try:
                 # A limit on the whole: the client's own is on each silence, which a server that drips bytes never hits.
                 async with asyncio.timeout(self.settings.request_timeout):
-                    fields = self._fields_of(request)
+                    fields = self.fields_of(request)
                     reply = await client.chat.completions.create(model=self.model, **fields)
                 return self._answer(request, reply, num_tries, time.monotonic() - start)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as refused:
@@ -288,7 +288,7 @@ class Server:
             except (openai.APIError, json.JSONDecodeError, TimeoutError, _Malformed) as failure:
                 if getattr(failure, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
                     raise self._wrong_key(failure) from None
-                if getattr(failure, "param", None) in fields and self._adapt(failure):
+                if self.adapts(failure, fields):
                     most_tries += 1
                     continue
                 error = f"{type(failure).__name__}: {_short(failure)}"
@@ -306,16 +306,20 @@ class Server:
         Raises:
             _Malformed: it is no chat completion (a proxy's page, an empty object).
         """
-        choices = getattr(reply, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        try:
+            choice = reply.choices[0]
+            finish, text = choice.finish_reason, choice.message.content
+        except (AttributeError, LookupError, TypeError):
+            choice = text = None
+        if choice is None or not isinstance(text, (str, type(None))):  # the client checks no types
             raise _Malformed(f"the reply is no chat completion: {_short(reply, 100)}")
-        finish, text = choices[0].finish_reason, choices[0].message.content
         model = str(getattr(reply, "model", None) or "")
         if model != self.model and model not in self._foreign:
             self._foreign.add(model)
             log.info(f"{self.settings.server_url} was asked for {self.model} and says that {model or 'none'} answered")
         usage = getattr(reply, "usage", None)
-        counts = [int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        counts = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+        counts = [count if isinstance(count, int) and count > 0 else 0 for count in counts]
         hit_limit = finish == "length"
         if text is None and hit_limit:  # a reasoning model that never came to its answer
             text = ""

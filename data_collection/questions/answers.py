@@ -9,120 +9,87 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_WORD = "A-Za-zÀ-ɏЀ-ӿ"  # letters of the scripts that part words by spaces
-_LETTER = rf"[A-H](?![{_WORD}0-9]|['’][{_WORD}])"
+from data_collection.questions.answer_words import GLOSS, LETTER, LETTERS_OF_WORDS, WORDS, every
+
 _OPEN = r"[ *_\"'«“「『【(\[{$]{0,6}"
-_OPTION = (
-    r"(?:(?:the|las?|el|les?|l['’])? ?(?:options?|choices?|letters?|réponses?|propositions?|lettres?"
-    r"|opci(?:ón|ones)|letras?|alternativas?|вариант\w?|буква|选项|選択肢)[ :]{0,2}|(?:las?|les?) )?"
-)
+_CLOSERS = r"[)\]}*_\"'»”」』】$]{0,4}"
+_OPTION = rf"(?:{every('article')}? ?{every('option')}[ :]{{0,2}}|{every('article_alone')} )?"
 # What joins letters: marks, words for "and", a blank, a line end where each letter has a line of its own; before it a
 # letter may have its text in brackets.
-_GLOSS = r"\([^()\n]{2,120}\)"
-_MARK = r"(?: ?[,;/&+、・] ?(?:(?:and|et|y|и) )?| (?:and|et|y|и) | ?(?:と|和|及び?|以及|および) ?| )"
+_JOINED, _GLUED = every("joined"), every("glued")
+_MARK = rf"(?: ?[,;/&+、・] ?(?:{_JOINED} |{_GLUED} ?)?| {_JOINED} | ?{_GLUED} ?| )"
 _JOINT = (
-    rf"(?:[)\]*_\"]{{0,3}}(?: ?{_GLOSS}|の[^。\n]{{1,40}}?(?=と|、))?{_MARK}[(\[*_\"]{{0,3}}(?:las? )?"
-    rf"|\n(?={_LETTER} ?(?:\n|$)))"
+    rf"(?:[)\]*_\"]{{0,3}}(?: ?{GLOSS}|の[^。\n]{{1,40}}?(?=と|、))?{_MARK}"
+    rf"[(\[*_\"]{{0,3}}(?:{every('article_alone')} )?"
+    rf"|\n(?={LETTER} ?(?:\n|$)))"
 )
 # Without anything between them only capitals are letters ("ACD").
 _LETTERS = (
-    rf"(?P<letters>(?-i:[A-H]{{2,8}}(?![{_WORD}0-9]))|{_LETTER}(?:{_JOINT}{_LETTER}){{0,7}}+(?!{_JOINT}{_LETTER}))"
+    rf"(?P<letters>(?-i:[A-H]{{2,8}}(?![{LETTERS_OF_WORDS}0-9]))"
+    rf"|{LETTER}(?:{_JOINT}{LETTER}){{0,7}}+(?!{_JOINT}{LETTER}))"
 )
-# What follows a choice: the end, punctuation, a dash, a copula. "A patient" is an article, "A, or B" leaves it open.
-_CLOSE = (
-    r"(?: ?(?:$|[\n.;:!)(\]}*_\"'»”」』】。]|[-–—] |[二两三四五]?(?:选项|项)(?!(?:均|都|也|为|是)?(?:错|不|有误))"
-    r"|です|である|だ(?!け)|となり|と考え|(?:is|are) correct\b"
-    r"|(?:because|since|car|parce que|puisque|porque|ya que|потому что|так как|поскольку)\b|因为))"
+# What follows a choice: the end, punctuation, a dash, a copula. "A patient" is an article, "A, or B" leaves it open,
+# and "(A) ではない" takes it back.
+_OR = every("either")
+_CLOSE = rf"(?: ?(?:$|[\n.;:!)(\]}}*_\"'»”」』】。]|[-–—] |{every('closes')}))"
+_LEFT = (
+    rf"(?!{_CLOSERS}(?: ?\([^()\n]{{1,120}}\))?"
+    rf"(?: ?[,、;(]? ?{_OR} ?[(\[*_\"]{{0,3}}{_OPTION}[A-H]| ?{every('denies')}))"
 )
-_OR = r"(?:or|ou|o|или|或者?|还是|または|あるいは)"
-_HEDGE = rf"(?! ?[,;、(]? ?{_OR} ?[A-H])"
-_END = rf"{_HEDGE}(?={_CLOSE}| ?[,、])"
+_END = rf"{_LEFT}(?={_CLOSE}| ?[,、])"
 
-
-def _any(*patterns: str) -> str:
-    return f"(?:{'|'.join(patterns)})"
-
-
-# Nouns that head an answer.
-_NOUN = _any(
-    r"(?:final |correct )?answers?",
-    r"(?:正确)?答案|答え|正解|回答|解答",
-    r"(?:bonnes? )?réponses?(?:\(s\)| correctes?)?",
-    r"respuestas?(?: correctas?| final(?:es)?)?",
-    r"(?:правильный )?ответы?",
-)
-_X = rf"[(\"*]{{0,2}}{_LETTER}[)\"*]{{0,2}}"
-# Phrases that give an answer in running text, ...
-_PHRASE = _any(
-    rf"(?:answers?|(?:correct|right|best) (?:options?|choices?|responses?))(?: here)?[*_\"]{{0,3}} ?"
-    rf"(?:(?:is|are)(?: not {_X} ?,? ?(?:but(?: rather)?|it is|it's))?|(?:w|sh)ould be|must be|[:=])",
-    r"I(?:'d| would|'ll| will)? (?:choose|select|pick|go (?:with|for)|answer)",
-    r"I(?:'m| am) going (?:with|for)",
-    rf"(?:答案|最佳选项|正确选项|正确的?(?=是))[*_]{{0,3}} ?(?:应该?)?"
-    rf"(?:不是 ?{_X} ?[,、]? ?而是|是|为|选|:|】|(?=\())",
-    r"(?:应该?|故|因此|所以|本题)?选择?(?!项)",
-    rf"(?:正解|正答|答え|解答|回答|(?:正しい|適切な|妥当な)(?:選択肢|もの|の))[*_]{{0,3}} ?"
-    rf"(?:は(?: ?{_X} ?で(?:は)?なく ?[,、]?)?|が|:|】)",
-    rf"(?:réponses?(?:\(s\))?|(?:réponses?|options?|propositions?) (?:correctes?|exactes?|justes?))[*_]{{0,3}} ?"
-    rf"(?:n['’]est pas (?:la )?{_X} ?,? ?mais(?: bien)?|est|sont|serait|[:=])",
-    r"(?:结论|結論|conclusion|вывод|conclusión)[*_]{0,3} ?:(?= ?[*_(]{0,3}[A-H](?![A-Za-z]))",
-    r"je (?:choisis|sélectionne)|répondre",
-    rf"(?:respuestas?(?: correctas?| final(?:es)?)?|(?:opci(?:ón|ones) |alternativas? )?correctas?)[*_]{{0,3}} ?"
-    rf"(?:no es (?:la )?{_X} ?,? ?sino|es|son|sería|[:=])",
-    r"(?:elijo|escojo|selecciono|son correctas)",
-    rf"(?:ответ\w?|(?:правильн|верн)\w{{1,3}} (?:вариант|выбор)\w?(?: ответа)?)[*_]{{0,3}} ?"
-    rf"(?:[-–—]? ?не {_X} ?,? а|[-–—:=]|будет|это|является|(?= [A-H](?:[.\n]|$)))(?: под буквой)?",
-    r"(?:правильн|верн)\w{1,3} (?:ответ|вариант)ом является|выбираю",
-    r"\\boxed(?=\{)",
-)
-# ... what may stand between the phrase and the letters, ...
-_THUS = _any(
-    r"most likely|probably|therefore|thus|hence|clearly|definitely|indeed",
-    r"donc|alors|par conséquent",
-    r"por (?:lo )?tanto|entonces|pues",
-)
-# ... words before them that turn them round or leave them open, ...
-_NEGATED = _any(
-    r"incorrect|wrong|false|(?:\bnot|n['’]t)(?: an?| the(?: correct)?)?",
-    r"(?:(?:n['’]t|not) (?:think|believe)(?: that)?|not the case that|doubt(?: that)?|if|unless|whether)"
-    r"(?: the(?: correct)?)?",
-    r"错误的?|不正确的?|不(?:应该?|能|可|宜|会|是)?|(?:如果|若|是否|假如)(?:正确)?",
-    r"誤った|間違った|もし",
-    r"mauvaises?|(?:n['’]est|ne sont|n['’]étaient) pas(?: l[ae]s?)?|(?:pense pas que|crois pas que|si) la(?: bonne)?",
-    r"(?:no creo que|si) la|\bno(?: es| son)?(?: l[ao]s?)?",
-    r"неправильн\w{1,3}|неверн\w{1,3}|\bне|(?:не думаю, что|если)(?: правильный)?",
-)
-# ... and phrases after the letters.
-_AFTERWARDS = _any(
-    r"(?:is|are) the (?:correct|right|best) (?:answers?|options?|choices?)",
-    r"(?:选项)?(?:是|为)正确(?:答案|选项|的)",
-    r"が(?:正解|正答|答え|最も適切(?:な選択肢)?(?=です|である|だ|。|$))(?!では|じゃ|とは|か)",
-    r"(?:est la (?:bonne\b(?: réponse)?|réponse (?:correcte|exacte|juste))"
-    r"|sont les (?:bonnes réponses|réponses (?:correctes|exactes|justes)))",
-    r"(?:es la|son las) (?:respuestas? |opci(?:ón|ones) )?correctas?",
-    r"(?:[-–—]|является) (?:правильн|верн)\w{1,3} (?:ответ|вариант)",
-)
+# An explicit phrase before the letters, ...
 _SAID = re.compile(
-    rf"(?P<negated>{_NEGATED} ?)?(?<![{_WORD}]){_PHRASE}(?: ?,? ?{_THUS} ?,?)?[*_ ]{{0,4}}(?:: ?)?\n{{0,2}}"
-    rf"{_OPEN}{_OPTION}{_OPEN}(?=(?P<text>[^\n]{{0,400}}))(?:{_LETTERS}(?:{_END}|の(?!可能|[^。\n]{{0,60}}[とや、][A-H]の)))?",
+    rf"(?<![{LETTERS_OF_WORDS}]){every('phrases')}(?: ?,? ?{every('thus')} ?,?)?"
+    rf"[*_ ]{{0,4}}(?:: ?)?\n{{0,2}}{_OPEN}{_OPTION}{_OPEN}(?=(?P<text>[^\n]{{0,400}}))"
+    rf"(?:{_LETTERS}(?:{_END}|の(?!可能|[^。、\n]{{0,40}}(?:{WORDS['ja'].denies})|[^。\n]{{0,60}}[とや、][A-H]の)))?",
     re.IGNORECASE,
 )
+# ... and one after them.
 _SAID_AFTER = re.compile(
-    rf"(?<![{_WORD}])(?<!nor )(?<! ni )(?<! or )(?<! ou )(?<! o )(?<!或)(?<!или ){_LETTERS}"
-    rf"[)\]*_\"'»”」』】]{{0,4}} ?{_AFTERWARDS}",
+    rf"(?<![{LETTERS_OF_WORDS}]){_LETTERS}{_CLOSERS} ?{every('afterwards')}",
     re.IGNORECASE,
 )
+# What ends where such a phrase begins, or the letters before one, and turns it round or leaves it open.
+_NEGATED = re.compile(rf"{every('negated')} ?$", re.IGNORECASE)
+_UNLESS = re.compile(
+    rf"(?:(?<![{LETTERS_OF_WORDS}])|(?![{LETTERS_OF_WORDS}]))(?:{_OR}|{every('unless')}) ?{_OPEN}{_OPTION}{_OPEN}$",
+    re.IGNORECASE,
+)
+_BACK = 48  # characters: no longer than these
 # "Both" says that these are all; "A and C are correct" may be said of what a question for the wrong ones leaves: on the
 # reference rationales it is the key in 85 %.
-_BOTH = re.compile(rf"\bboth {_LETTERS} are (?:correct|right)\b", re.IGNORECASE)
+_BOTH = [
+    re.compile(rf"{words.both[0]} {_OPTION}{_LETTERS}{_CLOSERS} {words.both[1]}", re.IGNORECASE)
+    for words in WORDS.values()
+    if words.both
+]
 _PUBLISHED = re.compile(rf"\bOPTIONS? {_LETTERS} (?:IS|ARE) CORRECT")
 _AT_ONCE = re.compile(rf"^{_OPEN}{_OPTION}{_OPEN}{_LETTERS}[ .)\]}}*_\"'»”」』】。$]{{0,6}}(?:\n|$)", re.IGNORECASE)
 _AT_START = re.compile(rf"^{_OPEN}(?P<option>{_OPTION}){_OPEN}{_LETTERS}{_END}", re.IGNORECASE)
-_HEADING = re.compile(rf"#{{2,6}} ?[*_]{{0,3}} ?{_NOUN} ?[*_]{{0,3}} ?[:：]?", re.IGNORECASE)
-_LINE = re.compile(rf"^[ \t]{{0,9}}[*_]{{0,3}}{_NOUN} ?[*_]{{0,3}} ?[:：]", re.IGNORECASE | re.MULTILINE)
-_ITEM = re.compile(r"(?:^|(?<=[\s;,.]))([A-H])[.):] ?")
-_NEXT_ITEM = re.compile(r" ?[,;.]? ?(?:and|et|y|и)?\s*(?=[A-H][.):])")
+_MARKS = "[*_\u200e\u200f]{0,4}"  # of bold, and of the direction of the script
+_HEADING = re.compile(rf"#{{2,6}} ?{_MARKS} ?{every('noun')} ?{_MARKS} ?[:：ः]?", re.IGNORECASE)
+_LINE = re.compile(rf"^[ \t]{{0,9}}{_MARKS}{every('noun')} ?{_MARKS} ?[:：ः]", re.IGNORECASE | re.MULTILINE)
+# What a discussion of one option after the other says of the first ("A. Iron is incorrect", "A : faux").
+_SAYS_WRONG = re.compile(
+    rf"[\s.:;,)\]}}*_\"'»”」』】–—-]{{0,6}}(?:{every('it')} ?)?(?:{every('copula')} ?)?{every('wrong')}"
+    rf"(?![{LETTERS_OF_WORDS}])(?= ?(?:$|[\n.,;:!)*_。、，；！：]|{every('since')}))",
+    re.IGNORECASE,
+)
+_NO = re.compile(every("no"), re.IGNORECASE)
+_ENDS = every("ends")
+_ITEM = re.compile(r"(?:^|(?<=[\s;,.]))([A-H])(?:[.):] ?| [-–—] )")
+_NEXT_ITEM = re.compile(rf" ?[,;.]? ?(?:{_JOINED}|{_GLUED})?\s*(?=[A-H](?:[.):]| [-–—] ))")
+# Marks of direction, joiners and soft hyphens, the vowel marks and the stretching stroke of Arabic, and marks of code.
+_UNSEEN = re.compile("[\u00ad\u061c\u0640\u064b-\u0652\u0670\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff`]")
+_PUNCTUATION = str.maketrans("،؛؟۔।॥", ",;?...")
+_LOW_QUOTES = re.compile("[„‚]([^„“‚‘\\n]{1,200})[“‘”]")
 _THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)
+
+
+def without_thoughts(text: str) -> str:
+    """What a reasoning model says after its thoughts (<think>...</think>); nothing where they have no end."""
+    return _THOUGHTS.sub("", text)
 
 
 def split_answer(text: str) -> tuple[str, list[str]]:
@@ -130,9 +97,9 @@ def split_answer(text: str) -> tuple[str, list[str]]:
 
     The first heading ("### Answer:", in any of the languages) ends the rationale, for what a model writes after it is
     beyond what it was asked. Where there is no heading, the last line that begins with "Answer:" ends it. Thoughts
-    (<think>...</think>) are no part of either.
+    are no part of either.
     """
-    text = _THOUGHTS.sub("", text)
+    text = without_thoughts(text)
     headings = list(_HEADING.finditer(text))
     if headings:
         ends = [heading.start() for heading in headings[1:]] + [len(text)]
@@ -147,14 +114,18 @@ def parse_answer(text: str, options: dict[str, str]) -> tuple[str, ...] | None:
 
     In this order: letters alone in the first line; what the first filled answer heading heads; else, in the whole text,
     the last explicit phrase in any of the languages ("the correct answer is B", "故选B", "OPTION A,B IS CORRECT");
-    letters that the text starts with; an option's whole text. Full-width letters count as letters. A letter that no
-    option bears makes the answer none, and so do lists of all options and choices left open ("A or B").
+    letters that the text starts with, unless it says next that they are wrong; an option's whole text. Full-width
+    letters count as letters. A letter that no option bears makes the answer none, and so do lists of all options and
+    choices left open ("A or B").
+
+    The prompt shows Latin letters, and Arabic and Hindi ones are never read as these: their order is not one (أ ب ج د
+    and أ ب ت ث; क ख ग घ and अ ब स द), and they are words as well ("ج:" announces an answer, "د." is a doctor).
 
     Args:
         text: what the model wrote after the prompt.
         options: letter to option text, as asked.
     """
-    text = _normal(_THOUGHTS.sub("", text), options)
+    text = _normal(without_thoughts(text), options)
     before, headed = split_answer(text)
     filled = [part.strip() for part in headed if part.strip()]
     if filled and not _AT_ONCE.match(before.strip()):
@@ -166,9 +137,10 @@ def parse_answer(text: str, options: dict[str, str]) -> tuple[str, ...] | None:
 
 
 def _normal(text: str, options: dict[str, str]) -> str:
-    """NFKC, blanks folded, no blanks at the ends of lines, no marks of code, Cyrillic letters that stand alone as Latin
-    ones."""
-    text = re.sub(r"[^\S\n]+", " ", unicodedata.normalize("NFKC", text).replace("`", ""))
+    """NFKC, blanks folded, no blanks at the ends of lines, no marks of code nor any that are not seen, no marks of
+    vowels, Latin punctuation, Cyrillic letters that stand alone as Latin ones."""
+    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text)).translate(_PUNCTUATION)
+    text = re.sub(r"[^\S\n]+", " ", _LOW_QUOTES.sub(r'"\1"', text))
     text = re.sub(r" ?\n ?", "\n", text).strip()
     text = re.sub(r"\\text(?:bf|rm)?\{([^{}]{0,40})\}", r"\1", text)
     text = text.replace("<answer>", "### Answer: ").replace("</answer>", "\n\n")
@@ -184,22 +156,31 @@ def _read(text: str, options: dict[str, str]) -> tuple[str, ...]:
     texts = {letter: _bare(_normal(option, options)) for letter, option in options.items()}
     if (found := _AT_ONCE.match(text)) and (letters := _spread(found["letters"], texts)):
         return letters
-    said = [match for match in _SAID.finditer(text) if not match["negated"]]
-    said += [match for pattern in (_SAID_AFTER, _BOTH, _PUBLISHED) for match in pattern.finditer(text)]
+    said = [match for pattern in (_SAID, _SAID_AFTER, *_BOTH, _PUBLISHED) for match in pattern.finditer(text)]
     for found in sorted(said, key=lambda match: match.start(), reverse=True):
-        if letters := _chosen(found, texts):
-            return _itemised(found, texts) or letters
-        if letters := _by_text(found.groupdict().get("text", ""), texts, begins=True):
+        letters = _chosen(found, texts)
+        letters = (letters and _itemised(found, texts)) or letters
+        letters = letters or _by_text(found.groupdict().get("text", ""), texts, begins=True)
+        if letters and not _denied(found):
             return letters
     found = _AT_START.match(text)
     # "Option A, the oldest drug, ..." begins a discussion, and "D (+) glucose" a sentence; "D (fourth text)" answers.
     rest = text[found.end() :] if found else ""
+    last = found["letters"][-1].upper() if found else ""
     discusses = re.match(" ?[,、(]", rest) if found and found["option"].strip() else re.match(r" ?\(", rest)
-    if found and (not discusses or (not found["option"].strip() and _own(found["letters"], rest, 0, texts))):
+    discusses = discusses and (found["option"].strip() or not _own(last, rest, 0, texts))
+    if found and not discusses and not _says_wrong(rest, texts.get(last, "")):
         letters = _chosen(found, texts)
         if letters and (letters := _of_list(text, texts, letters)):
             return letters
     return _by_text(text.split("\n", 1)[0], texts)
+
+
+def _denied(found: re.Match[str]) -> bool:
+    """Whether the words before a phrase, or before the letters of one that follows them, turn it round or leave it
+    open."""
+    before = _NEGATED if found.re is _SAID else _UNLESS if found.re is _SAID_AFTER else None
+    return before is not None and before.search(found.string, max(0, found.start() - _BACK), found.start()) is not None
 
 
 def _chosen(found: re.Match[str], texts: dict[str, str]) -> tuple[str, ...]:
@@ -209,7 +190,7 @@ def _chosen(found: re.Match[str], texts: dict[str, str]) -> tuple[str, ...]:
     if len(letters) != 1 or _own(letters[0], text, end, texts):
         return letters
     followed = _bare(text[end : end + 2 + max(map(len, texts.values()))])
-    if any(own and re.match(re.escape(own) + rf"(?![{_WORD}])", followed) for own in texts.values()):
+    if any(own and re.match(re.escape(own) + rf"(?![{LETTERS_OF_WORDS}])", followed) for own in texts.values()):
         return ()
     return () if re.compile(r"\. ?[a-z]{3}").match(text, end) else letters
 
@@ -220,7 +201,7 @@ def _itemised(found: re.Match[str], texts: dict[str, str]) -> tuple[str, ...]:
     while item := _ITEM.match(text, at):
         own = texts.get(item[1], "")
         at = item.end() + len(own)
-        if not own or text[item.end() : at].casefold() != own:
+        if not own or text[item.end() : at].lower() != own:
             break
         listed.append(item[1])
         if not (following := _NEXT_ITEM.match(text, at)):
@@ -232,10 +213,10 @@ def _itemised(found: re.Match[str], texts: dict[str, str]) -> tuple[str, ...]:
 def _spread(group: str, texts: dict[str, str]) -> tuple[str, ...]:
     """Letters of a group, sorted. Run together they count in alphabetical order only, and not if an option says so."""
     if re.fullmatch(r"[A-H]{2,8}", group):
-        is_word = list(group) != sorted(set(group)) or group.casefold() in texts.values()
+        is_word = list(group) != sorted(set(group)) or group.lower() in texts.values()
         return () if is_word else tuple(group)
-    group = re.sub(rf"{_GLOSS}|の[^。\n]*?(?=[と、][A-H])", "", group)
-    single = re.findall(rf"(?<![{_WORD}])[A-Ha-h](?![{_WORD}])", group)
+    group = re.sub(rf"{GLOSS}|の[^。\n]*?(?=[と、][A-H])|{_GLUED}", " ", group)
+    single = re.findall(rf"(?<![{LETTERS_OF_WORDS}])[A-Ha-h](?![{LETTERS_OF_WORDS}])", group)
     return tuple(sorted({letter.upper() for letter in single}))
 
 
@@ -244,6 +225,16 @@ def _own(letter: str, text: str, start: int, texts: dict[str, str], end: int | N
     own = texts.get(letter, "")
     said = _bare(text[start : start + len(own) + 20] if end is None else text[start:end])
     return bool(own) and (said.startswith(own) if end is None else said == own)
+
+
+def _says_wrong(rest: str, own: str) -> bool:
+    """Whether what follows a letter, its option's text or not, says that it is the wrong one. After an option "no" it
+    says that what was asked about is wrong."""
+    if _NO.fullmatch(own):
+        return False
+    start = re.match(r"[\s.:;,()\]}*_\"'»”」』】–—-]{0,6}", rest).end()
+    end = start + len(own) if own and rest[start : start + len(own)].lower() == own else 0
+    return _SAYS_WRONG.match(rest, end) is not None
 
 
 def _of_list(text: str, texts: dict[str, str], letters: tuple[str, ...]) -> tuple[str, ...]:
@@ -262,7 +253,7 @@ def _of_list(text: str, texts: dict[str, str], letters: tuple[str, ...]) -> tupl
 
 
 def _bare(normal_text: str) -> str:
-    return normal_text.casefold().strip(" \t\n.,:;()。、*_\"'«»“”「」")
+    return normal_text.lower().strip(" \t\n.,:;()。、*_\"'«»“”「」")
 
 
 def _by_text(statement: str, texts: dict[str, str], *, begins: bool = False) -> tuple[str, ...]:
@@ -271,13 +262,13 @@ def _by_text(statement: str, texts: dict[str, str], *, begins: bool = False) -> 
     Of two options also the one that begins it ("Да, ..."), unless a word for "or" follows; of any number the one that
     is its first sentence where `begins` says that an answer was announced ("The answer is dry cough (option B). It").
     """
-    said, begun = _bare(statement), statement.casefold().lstrip(" *_\"'«“「")
+    said, begun = _bare(statement), statement.lower().lstrip(" *_\"'«“「")
     same = [letter for letter, own in texts.items() if own and own == said]
     if not same and begins:
-        ends = rf"(?: ?\({_OPTION}[A-H]\))? ?(?:[.;!\n]|$)"
+        ends = rf"(?: ?\({_OPTION}[A-H]\))?(?: {_ENDS})? ?(?:[.;!\n]|$)"
         starts = {letter: own for letter, own in texts.items() if own and begun.startswith(own)}
         same = [a for a, own in starts.items() if re.compile(ends, re.IGNORECASE).match(begun, len(own))]
     if not same and len(texts) == 2:
-        ends = rf" ?(?:[.;:!\n]|,(?! ?{_OR}\b))"
+        ends = rf" ?(?:[.;:!\n]|,(?! ?{_OR}(?![{LETTERS_OF_WORDS}])))"
         same = [letter for letter, own in texts.items() if own and re.match(re.escape(own) + ends, said)]
     return (same[0],) if len(same) == 1 else ()

@@ -56,6 +56,8 @@ def json_rows(path: Path, failed: FailedItems) -> Iterator[Row]:
                 yield f"{path}:{number}", json.loads(line)
             except json.JSONDecodeError as broken:
                 failed.add(f"{path}:{number}", f"broken JSON: {broken.msg} at column {broken.colno}")
+            except RecursionError:
+                failed.add(f"{path}:{number}", "JSON nested too deeply")
         return
     if isinstance(whole, list):
         yield from ((f"{path}#{number}", row) for number, row in enumerate(whole, 1))

@@ -97,6 +97,8 @@ def read_source_set(name: str, folder: Path, failed: FailedItems, split: str | N
                     failed.add(where, f"missing field {error}")
                 except (ValueError, TypeError, AttributeError) as error:
                     failed.add(where, str(error))
+        except RecursionError:
+            failed.add(path, "the file cannot be read: nested too deeply")
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error, zipfile.BadZipFile) as error:
             failed.add(path, f"the file cannot be read: {type(error).__name__} {error}")
 

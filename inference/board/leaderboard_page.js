@@ -1,7 +1,9 @@
 "use strict";
 // The leaderboard's table: drawn, sorted and filtered from the JSON in the page. Text goes into text nodes only.
 // What is chosen stands in the address, so that a view can be sent to others.
-const { rows, boards, average } = JSON.parse(document.getElementById("data").textContent);
+// Without prototypes: a set that is called "constructor" is there only where a row has it.
+const bare = (name, value) => value && typeof value === "object" && !Array.isArray(value) ? Object.assign(Object.create(null), value) : value;
+const { rows, boards, average } = JSON.parse(document.getElementById("data").textContent, bare);
 const at = (id) => document.getElementById(id);
 const table = document.querySelector("#board table");
 const defaults = { view: boards.length ? boards[0].id : "", metric: "", column: "", size: "", group: "", source: "", q: "", sort: "", up: "" };
@@ -47,6 +49,7 @@ function shownRows() {
 }
 
 const about = {
+  __proto__: null,
   model: { name: "Model", key: (row) => row.model.toLowerCase() },
   size: { name: "Size", key: (row) => row.billions },
   setting: { name: "Setting", key: (row) => row.group },

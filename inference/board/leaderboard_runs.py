@@ -104,7 +104,8 @@ def _of(value: dict[str, Any], name: str) -> dict[str, Any]:
 def _rows_of_run(run: dict[str, Any], record: dict[str, Any], path: Path) -> Iterator[Row]:
     """A row for each way in which the questions were asked."""
     settings, label = _of(record, "settings"), clean_line(run.get("label") or path.parent.name, _MAX_NAME)
-    model_path = str(settings.get("model_name_or_path") or "")
+    served = _of(record, "identity").get("model")  # a server's: its name there, and no path of ours
+    model_path = str(served if isinstance(served, str) else settings.get("model_name_or_path") or "")
     benchmark = str(settings.get("benchmark") or MMEDBENCH)
     for kind, languages in _of(run, "languages").items():
         if not isinstance(languages, dict):
@@ -201,7 +202,7 @@ def _group(model_path: str, label: str) -> str:
     record = _record_of_model(model_path)
     if record.get("stage") in ("finetune", "merge"):
         method = str(_of(record, "result").get("method"))
-        return {"LoRA": "PEFT", "QLoRA": "PEFT", "full": "full fine-tuning"}.get(method, "fine-tuned")
+        return {"LoRA": "PEFT", "full": "full fine-tuning"}.get(method, "fine-tuned")
     return next((group for word, group in _WORDS.items() if word in label.lower()), "not stated")
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from configs import records
 from configs.errors import FailedItems, SettingsError
-from configs.files import REPOSITORY, atomic_open, fingerprint, sha256_file, write_json
+from configs.files import REPOSITORY, atomic_open, fingerprint, write_json
 from configs.languages import LANGUAGES, language
 from data_collection.overlaps.decontamination import markdown_cell
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import is_correct
 from inference import scoring
 from inference.scores import comparison
-from inference.scores.runs import Shared, read_runs, require_shared, shared_questions
+from inference.scores.runs import Shared, read_runs, require_shared, scoring_identity, shared_questions
 from inference.scores.score_tables import NOTICE, percent
 from inference.scores.table_formats import bold, markdown
 from inference.scoring import RATIONALE_SCORES, Row, extract_rationale
@@ -41,7 +41,7 @@ def compare_runs(settings: Any) -> int:
     identity = {
         "runs": hashes,
         "chosen": chosen,
-        "scoring": fingerprint([sha256_file(module.__file__) for module in (comparison, scoring)]),
+        "scoring": scoring_identity(),
     }
     if done := records.already_done(settings.output_dir, identity):
         print(settings.output_dir / "comparison.html")

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from configs import records
-from configs.errors import FailedItems, SettingsError
-from configs.files import atomic_open, fingerprint, sha256_file, write_json
+from configs.errors import FailedItems, MissingInputError, SettingsError
+from configs.files import atomic_open, sha256_file, write_json
 from configs.languages import LANGUAGES
 from inference import scoring
 from inference.judges import rank_correlation
 from inference.judges.rank_correlation import correlation
 from inference.judges.ratings import RATINGS_FILE, Rating, mean_points, read_ratings
-from inference.scores.runs import labels_of, read_runs
+from inference.scores.runs import labels_of, read_runs, scoring_identity
 from inference.scores.score_tables import NOTICE
 from inference.scores.table_formats import bold, markdown
 from inference.scoring import RATIONALE_SCORES, Row
@@ -36,7 +36,7 @@ def correlate(settings: Any) -> int:
     identity = {
         "runs": hashes,
         "ratings": {name: sha256_file(path) for name, path in zip(ratings, paths, strict=True)},
-        "scoring": fingerprint([sha256_file(module.__file__) for module in (rank_correlation, scoring)]),
+        "scoring": scoring_identity(rank_correlation),
         **({"bert": [model_identity(str(settings.bert_model)), settings.bert_layer]} if settings.bert_model else {}),
     }
     if done := records.already_done(settings.output_dir, identity):
@@ -60,19 +60,23 @@ def correlate(settings: Any) -> int:
 
 
 def _check_labels(name: str, ratings: list[Rating], labels: list[str]) -> None:
-    rated = {label for rating in ratings for label in rating["points"]}
-    if rated != set(labels):
+    other = next((rating for rating in ratings if rating["points"].keys() != set(labels)), None)
+    if other:
         raise SettingsError(
             "other models were rated than are given",
-            where=name,
-            found=", ".join(sorted(rated)),
+            where=f"{name}: {other['id']}",
+            found=", ".join(sorted(other["points"])),
             wanted=", ".join(sorted(labels)),
             todo="give the runs that were rated, with the --labels that they were rated under",
         )
 
 
 def metrics_of(runs: dict[str, list[Row]], rated: set[str], settings: Any) -> tuple[dict[str, Values], dict[str, Any]]:
-    """Every metric of the rated rationales, with the answer's correctness as one, and what BERTScore was made with."""
+    """Every metric of the rated rationales, with the answer's correctness as one, and what BERTScore was made with.
+
+    Raises:
+        MissingInputError: there is no such rationale.
+    """
     found: dict[str, Values] = {name: {} for name in (*RATIONALE_SCORES, "accuracy")}
     about: dict[str, Any] = {}
     for label, rows in runs.items():
@@ -90,6 +94,14 @@ def metrics_of(runs: dict[str, list[Row]], rated: set[str], settings: Any) -> tu
                 if mark.get(name) is not None:
                     values.setdefault(mark["id"], {})[label] = float(mark[name])
     complete = {n: {i: of for i, of in values.items() if len(of) == len(runs)} for n, values in found.items()}
+    if not any(complete.values()):
+        raise MissingInputError(
+            "no run has a rationale of a rated question",
+            where=", ".join(runs),
+            found=f"{len(rated):,} rated questions",
+            wanted="the runs that were rated, whole",
+            todo="give these to --input",
+        )
     return {name: values for name, values in complete.items() if values}, about
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from configs import records
@@ -12,7 +13,7 @@ from configs.errors import EnvironmentFailure, FailedItems
 from configs.files import Journal, fingerprint
 from configs.languages import LANGUAGES, language
 from configs.progress import Progress, log
-from data_collection.llm.asking import model_of_finished
+from data_collection.llm.asking import hold, model_of_finished
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Answer, Request, Server
 from inference.judges.ratings import (
@@ -137,11 +138,9 @@ def judge(settings: Any, server_settings: ServerSettings) -> int:
     server = server or Server(server_settings)
     described = {**records.plain(settings), **records.plain(server_settings)}
     with records.run_record(settings.output_dir, "judge", described, identity) as record:
-        journal = Journal(settings.output_dir / "judgements.jsonl")
-        try:
+        path = settings.output_dir / "judgements.jsonl"
+        with hold(path), closing(Journal(path)) as journal:
             ask(server, chosen, settings, journal)
-        finally:
-            journal.close()
         ratings = ratings_of(journal.rows, server.model, failed)
         num_unreadable = sum(row["points"] is None for row in journal.rows)
         cost = round(sum(row["cost"] for row in journal.rows), 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ def make_sheets(settings: Any) -> int:
     require_shared(shared, runs)
     chosen = sample_questions(shared, settings.questions_per_language, settings.seed)
     with records.run_record(settings.output_dir, "rating_sheets", asdict(settings), identity) as record:
-        write_json(settings.output_dir / "key.json", _key(chosen, settings.seed))
-        for rater in range(1, settings.num_raters + 1):
+        raters = range(1, settings.num_raters + 1)
+        rows_of_key = {name: row for rater in raters for name, row in _key_rows(chosen, settings.seed, rater)}
+        write_json(settings.output_dir / "key.json", {"seed": settings.seed, "rows": rows_of_key})
+        for rater in raters:
             rows = sheet_rows(chosen, settings, rater)
             _write_csv(rows, settings.output_dir / f"rater_{rater}.csv")
             _write_xlsx(rows, settings.output_dir / f"rater_{rater}.xlsx")
@@ -58,38 +61,45 @@ def make_sheets(settings: Any) -> int:
     return failed.exit_code
 
 
-def _row_id(seed: int, question: str, label: str) -> str:
-    return "r" + fingerprint([seed, question, label])[:11]  # a letter first: a table program takes 12e34 for a number
+def _places(chosen: list[Shared], seed: int, rater: int) -> Iterator[tuple[int, Shared, str, int]]:
+    """What stands in a rater's sheet, row by row: the question's number there, the question, whose rationale, and its
+    place among those of the question. Questions are in an order of the rater's, each question's rationales in another.
+    """
+    by_id = {next(iter(shared.values()))["id"]: shared for shared in chosen}
+    for number, name in enumerate(shuffled(by_id, seed, rater), 1):
+        for place, label in enumerate(shuffled(by_id[name], seed, rater, name), 1):
+            yield number, by_id[name], label, place
 
 
-def _key(chosen: list[Shared], seed: int) -> dict[str, Any]:
-    rows = {
-        _row_id(seed, row["id"], label): {"id": row["id"], "lang": row["lang"], "label": label}
-        for shared in chosen
-        for label, row in shared.items()
-    }
-    return {"seed": seed, "rows": rows}
+def _row_id(seed: int, rater: int, question: str, label: str) -> str:
+    """Of a row of one rater's sheet, so that it tells the row's place there wherever a table program has moved it."""
+    # A letter first: a table program takes 12e34 for a number.
+    return "r" + fingerprint([seed, rater, question, label])[:11]
+
+
+def _key_rows(chosen: list[Shared], seed: int, rater: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for _, shared, label, place in _places(chosen, seed, rater):
+        row = shared[label]
+        about = {"id": row["id"], "lang": row["lang"], "label": label, "place": place}
+        yield _row_id(seed, rater, row["id"], label), about
 
 
 def sheet_rows(chosen: list[Shared], settings: Any, rater: int) -> list[dict[str, str]]:
-    """The rows of one rater's sheet: questions in an order of the rater's, each question's rationales in another."""
-    by_id = {next(iter(shared.values()))["id"]: shared for shared in chosen}
+    """The rows of one rater's sheet, in their order."""
     rows = []
-    for number, name in enumerate(shuffled(by_id, settings.seed, rater), 1):
-        shared = by_id[name]
+    for number, shared, label, _ in _places(chosen, settings.seed, rater):
         row = next(iter(shared.values()))
-        for label in shuffled(shared, settings.seed, rater, name):
-            values = {
-                "row": _row_id(settings.seed, name, label),
-                "item": str(number),
-                "language": LANGUAGES[row["lang"]].name,
-                "question": question_text(row),
-                "reference": row["rationale"] if settings.show_reference else "",
-                "rationale": rated_text(shared[label]),
-                RANK_HEADING: "",
-                "comment": "",
-            }
-            rows.append({column: clean(text, MOST_CHARACTERS) for column, text in values.items()})
+        values = {
+            "row": _row_id(settings.seed, rater, row["id"], label),
+            "item": str(number),
+            "language": LANGUAGES[row["lang"]].name,
+            "question": question_text(row),
+            "reference": row["rationale"] if settings.show_reference else "",
+            "rationale": rated_text(shared[label]),
+            RANK_HEADING: "",
+            "comment": "",
+        }
+        rows.append({column: clean(text, MOST_CHARACTERS) for column, text in values.items()})
     return rows
 
 
@@ -133,7 +143,7 @@ def _write_xlsx(rows: list[dict[str, str]], path: Path) -> None:
 def read_sheets(settings: Any) -> int:
     """Filled-in sheets to ratings; returns the exit code (5: some questions are not ranked in full)."""
     failed = FailedItems()
-    key = read_json(settings.key).get("rows", {})
+    key = _read_key(settings.key)
     identity = {"sheets": {p.stem: sha256_file(p) for p in settings.sheets if p.is_file()}, "key": fingerprint(key)}
     if done := records.already_done(settings.output_dir, identity):
         print((settings.output_dir / "ratings.md").read_text(encoding="utf-8"))
@@ -155,29 +165,44 @@ def read_sheets(settings: Any) -> int:
     return failed.exit_code
 
 
-def ratings_of_sheet(path: Path, key: dict[str, dict[str, str]], failed: FailedItems) -> list[Rating]:
+def _read_key(path: Path) -> dict[str, dict[str, Any]]:
+    content = read_json(path)
+    key = content.get("rows") if isinstance(content, dict) else None
+    wanted = {"id", "lang", "label", "place"}
+    if not isinstance(key, dict) or not all(isinstance(row, dict) and wanted <= row.keys() for row in key.values()):
+        raise MissingInputError(
+            "this is no key of rating sheets",
+            where=path,
+            wanted="the key.json that was written together with the sheets",
+            todo="give that file to --key",
+        )
+    return key
+
+
+def ratings_of_sheet(path: Path, key: dict[str, dict[str, Any]], failed: FailedItems) -> list[Rating]:
     """The ratings of one filled-in sheet; the rater's name is the file's.
 
-    A question counts when each of its rows has a whole number from 1 on. One ranked in part, an unknown row, a row
-    twice or another word than a number goes to `failed`; a question without any rank was not rated, and is listed too.
+    A question counts when each of its rows has a whole number from 1 on. One ranked in part, an unknown row, a
+    rationale twice or another word than a number goes to `failed`; a question without any rank was not rated, and is
+    listed too. The order of the rows is nothing: the key has that in which they were shown.
     """
-    ranks: dict[str, dict[str, int]] = defaultdict(dict)  # question id to label to rank, in the sheet's order
+    ranks: dict[str, dict[str, int]] = defaultdict(dict)  # question id to label to rank
+    places: dict[str, dict[str, int]] = defaultdict(dict)  # to its place among the question's rationales
     broken: set[str] = set()
-    seen: set[str] = set()
     for number, (name, rank) in enumerate(_rows_of(path), 2):
         if name not in key:
             failed.add(f"{path}:{number}", f"row {name!r:.40} is not in the key")
             continue
         question, label = key[name]["id"], key[name]["label"]
-        if name in seen:
-            failed.add(f"{path}:{number}", f"row {name} a second time")
+        if label in places[question]:
+            failed.add(f"{path}:{number}", f"row {name}: a rationale a second time")
             broken.add(question)
         elif rank and not (rank.isascii() and rank.isdigit() and int(rank) > 0):
             failed.add(f"{path}:{number}", f"rank {rank!r:.40}, wanted a whole number from 1 on")
             broken.add(question)
         elif rank:
             ranks[question][label] = int(rank)
-        seen.add(name)
+        places[question][label] = key[name]["place"]
     labels: dict[str, set[str]] = defaultdict(set)
     langs = {}
     for of in key.values():
@@ -191,7 +216,7 @@ def ratings_of_sheet(path: Path, key: dict[str, dict[str, str]], failed: FailedI
         if missing:
             failed.add(f"{path}: {question}", f"{len(missing)} of {len(wanted)} rationales have no rank")
             continue
-        shown = list(ranks[question])
+        shown = sorted(wanted, key=lambda label: (places[question][label], label))
         points = points_of_ranks(ranks[question])
         ratings.append({"id": question, "lang": langs[question], "rater": path.stem, "shown": shown, "points": points})
     return ratings

@@ -113,7 +113,7 @@ def read_ratings(path: Path, failed: FailedItems) -> list[Rating]:
             row = json.loads(line)
             if not all(isinstance(row[name], str) for name in ("id", "lang", "rater")):
                 raise ValueError("id, lang or rater is no text")
-            if not row["points"] or not all(math.isfinite(float(value)) for value in row["points"].values()):
+            if not row["points"] or not all(_is_number(value) for value in row["points"].values()):
                 raise ValueError("points are no numbers")
             found.append(row)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -126,6 +126,10 @@ def read_ratings(path: Path, failed: FailedItems) -> list[Rating]:
             todo="python inference/judge.py writes it, and python inference/rating_sheet.py of filled-in sheets",
         )
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def mean_points(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from configs.errors import FailedItems, SettingsError
-from configs.files import sha256_file
+from configs.files import fingerprint, sha256_file
+from data_collection.questions import answer_words, answers
+from inference import kinds, orders, scoring
+from inference.scores import comparison, overlap, significance, words
 from inference.scoring import PREDICTIONS_FILE, Row, read_predictions
 
+# Another parser, splitter or formula gives other scores.
+_SCORERS = (answer_words, answers, comparison, kinds, orders, overlap, scoring, significance, words)
 Shared = dict[str, Row]  # one question asked in one way: label of each run to its row
 
 
@@ -46,6 +52,11 @@ def read_runs(
     names = list(labels) or labels_of(paths)
     rows = {name: read_predictions(path, failed) for name, path in zip(names, paths, strict=True)}
     return rows, {name: sha256_file(path) for name, path in zip(names, paths, strict=True)}
+
+
+def scoring_identity(*more: ModuleType) -> str:
+    """A hash of the programs that make scores out of predictions, and of `more`: other ones give other results."""
+    return fingerprint([sha256_file(module.__file__) for module in (*_SCORERS, *more)])
 
 
 def shared_questions(runs: dict[str, list[Row]], failed: FailedItems) -> tuple[list[Shared], dict[str, int]]:

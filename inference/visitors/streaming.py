@@ -22,7 +22,7 @@ from transformers import (
 
 from configs.errors import SettingsError
 from data_collection.llm.server_settings import ServerSettings
-from data_collection.llm.servers import Server
+from data_collection.llm.servers import Request, Server
 from data_collection.questions.question import Question
 from finetune.encoding import encode, encode_prompts
 from finetune.prompts import render_prompt, taught_style
@@ -224,8 +224,8 @@ class ServerAuthor:
     def __init__(self, address: str, max_new_tokens: int):
         url, _, name = address.partition("#")
         settings = ServerSettings(server_url=url, server_model=name or None)
-        self._model_name = Server(settings).model  # says what is wrong with address, key or name
-        self.name = _shown_name(self._model_name)
+        self._server = Server(settings)  # says what is wrong with address, key or name
+        self.name = _shown_name(self._server.model)
         self._max_new_tokens = max_new_tokens
         key = os.environ.get(settings.api_key_variable) or "none"
         timeout = openai.Timeout(None, connect=CONNECT_SECONDS)
@@ -241,7 +241,7 @@ class ServerAuthor:
 
     async def write(self, prompt: str, reply: Reply) -> None:
         """See `Author`; the connection is closed when the task is cancelled, which tells the server to stop."""
-        stream = await self._create(prompt, max_tokens=self._max_new_tokens, stream=True)
+        stream = await self._create(prompt, self._max_new_tokens, stream=True)
         ending: Ending = "complete"
         async with stream:
             async for chunk in stream:
@@ -257,7 +257,7 @@ class ServerAuthor:
         """See `Author`: of the letters among the tokens that the server holds for likeliest at the first place."""
         prompt = render_prompt(question, "answer_only", USERS_WORDS)
         try:
-            reply = await self._create(prompt, max_tokens=1, logprobs=True, top_logprobs=TOP_TOKENS)
+            reply = await self._create(prompt, 1, logprobs=True, top_logprobs=TOP_TOKENS)
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # it knows no log probabilities
         given = reply.choices[0].logprobs
@@ -270,8 +270,12 @@ class ServerAuthor:
         total = sum(found.values())
         return {letter: share / total for letter, share in found.items()} if total else None
 
-    async def _create(self, prompt: str, **options: Any) -> Any:
-        messages = [{"role": "user", "content": prompt}]
-        return await self._client.chat.completions.create(
-            model=self._model_name, messages=messages, temperature=0, **options
-        )
+    async def _create(self, prompt: str, max_new_tokens: int, **options: Any) -> Any:
+        request = Request(None, [{"role": "user", "content": prompt}], max_new_tokens, options)
+        while True:
+            fields = self._server.fields_of(request)
+            try:
+                return await self._client.chat.completions.create(model=self._server.model, **fields)
+            except openai.APIStatusError as refused:
+                if not self._server.adapts(refused, fields):
+                    raise
