@@ -23,7 +23,7 @@ while (($#)); do
     --quick) words+=(--quick true) ;;
     --part) parts+=("$2") && shift ;;
     --output_dir | --data | --model) words+=("$1" "$2") && shift ;;
-    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "$0" && exit 0 ;;
+    -h | --help) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' scripts/bench/gpu.sh && exit 0 ;;
     *) echo "error: unknown argument $1 (--help lists them)" >&2 && exit 2 ;;
   esac
   shift
