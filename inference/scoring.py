@@ -69,7 +69,8 @@ DEFINITIONS = {
     "in the question's language",
     "rationale": "of an output, what stands before the first answer heading (### Answer:), else before the last line "
     "that begins with an answer marker, else all of it; an empty one scores 0",
-    "generation_seconds": "sum of the rows' seconds, each a question's share of the time its batch took",
+    "generation_seconds": "sum of the rows' seconds, each a question's share of the time its batch took; of several "
+    "processes that answer at once the sum over all",
     **kinds.DEFINITIONS,
     **orders.DEFINITIONS,
     "average": "mean over the languages, each counting the same; counts and seconds are sums",
