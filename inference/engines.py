@@ -88,15 +88,52 @@ class Engine(Protocol):
         """Let go of what asking holds beside this process; it may be asked again."""
 
 
-class LocalEngine:
+class FolderEngine:
+    """What every engine over a model folder, an adapter or a hub id has: tokenizer, prompt style, identity and prompts.
+
+    Args:
+        model_path: folder of a model or an adapter, or hub id.
+        prompt_style: layout of the prompt; by default the one that the model was taught, else plain.
+        precision: of the weights; bfloat16 where the device has it by default.
+    """
+
+    def __init__(self, model_path: str, prompt_style: StyleName | None, precision: Precision):
+        self._precision = precision
+        self.name, self.short_name = model_path, Path(model_path).name
+        self._tokenizer = load_tokenizer(model_path)
+        self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
+        check_prompt(Path(model_path), self.style)
+        self.identity = [model_identity(model_path), model_identity(base_of(model_path))]
+        self._ends = frozenset({self._tokenizer.eos_token_id, self.style.end_token_id(self._tokenizer)})
+        self._model: Any = None
+
+    def close(self) -> None:
+        """See `Engine`: nothing is held beside this process."""
+
+    def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
+        parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
+        encoded = encode(parts, self._tokenizer)
+        config, _ = load_config(base_of(self.name))
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        num_longer = sum(len(ids) > most for ids in encoded) if most else 0
+        if num_longer:
+            raise SettingsError(
+                f"{num_longer:,} of {len(encoded):,} prompts are longer than the model can read",
+                where=self.name,
+                found=f"up to {max(map(len, encoded)):,} tokens",
+                wanted=f"at most {most:,}",
+                todo="fewer --num_fewshot, or a model that reads more",
+            )
+        return encoded
+
+
+class LocalEngine(FolderEngine):
     """A model folder or adapter in batches of prompts of like length (transformers): in this process, or a copy of it
     in each of several processes, which take batch after batch.
 
     Args:
-        model_path: folder of a model or an adapter, or hub id.
+        model_path, prompt_style, precision: see `FolderEngine`.
         batch_size: prompts together, at most.
-        prompt_style: layout of the prompt; by default the one that the model was taught, else plain.
-        precision: of the weights; bfloat16 where the device has it by default.
         num_processes: that answer at once; one a GPU by default, this process alone without one.
     """
 
@@ -108,14 +145,9 @@ class LocalEngine:
         precision: Precision = "auto",
         num_processes: int | None = 1,
     ):
-        self._precision, self._workers = precision, None
+        super().__init__(model_path, prompt_style, precision)
+        self.batch_size, self._workers = batch_size, None
         self._num_processes = num_processes or torch.cuda.device_count() or 1
-        self.name, self.short_name, self.batch_size = model_path, Path(model_path).name, batch_size
-        self._tokenizer = load_tokenizer(model_path)
-        self.style = find_style(prompt_style or taught_style(Path(model_path)) or "plain", self._tokenizer)
-        check_prompt(Path(model_path), self.style)
-        self.identity = [model_identity(model_path), model_identity(base_of(model_path))]
-        self._model: Any = None
 
     def ask(
         self,
@@ -143,9 +175,8 @@ class LocalEngine:
         repetition_penalty: float,
         skip: frozenset[int] = frozenset(),
     ) -> Iterator[list[Generation]]:
-        ends = frozenset({self.style.end_token_id(self._tokenizer)})
         limits = max_new_tokens, self.batch_size, skip, repetition_penalty
-        return generate(self.model(), self._tokenizer, prompts, *limits, on_token, ends)
+        return generate(self.model(), self._tokenizer, prompts, *limits, on_token, self._ends)
 
     def write_batch(self, on_token: Callable[[int], None], *arguments: Any) -> list[Generation]:
         """Answers to the prompts of one batch: the work of one of several processes."""
@@ -195,8 +226,7 @@ class LocalEngine:
             columns: what the method takes for each question, the prompts first.
             arguments: what it takes beside.
         """
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        plan = plan_batches(list(map(len, columns[0])), self.batch_size, max_new_tokens, device)
+        plan = plan_batches(list(map(len, columns[0])), self.batch_size, max_new_tokens, _device())
         plan = [batch for batch in plan if not skip.issuperset(batch)]
         tasks = [(method, (*([column[i] for i in batch] for column in columns), *arguments)) for batch in plan]
         if self._workers is None:
@@ -218,22 +248,6 @@ class LocalEngine:
         self._model = self._model or _load(self.name, self._precision)
         return self._model
 
-    def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
-        parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
-        encoded = encode(parts, self._tokenizer)
-        config, _ = load_config(base_of(self.name))
-        most = getattr(config.get_text_config(), "max_position_embeddings", None)
-        num_longer = sum(len(ids) > most for ids in encoded) if most else 0
-        if num_longer:
-            raise SettingsError(
-                f"{num_longer:,} of {len(encoded):,} prompts are longer than the model can read",
-                where=self.name,
-                found=f"up to {max(map(len, encoded)):,} tokens",
-                wanted=f"at most {most:,}",
-                todo="fewer --num_fewshot, or a model that reads more",
-            )
-        return encoded
-
 
 def _load(model_path: str, precision: Precision = "auto") -> Any:
     """The model ready to be asked, by default in bfloat16 where the device has it; adapters merged into their base."""
@@ -241,7 +255,11 @@ def _load(model_path: str, precision: Precision = "auto") -> Any:
     model = load_model(model_path, torch.bfloat16 if in_bfloat16 else torch.float32)
     if is_adapter(model_path):
         model = model.merge_and_unload()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model.to(_device()).eval()
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _own_engine(

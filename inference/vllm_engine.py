@@ -1,4 +1,4 @@
-"""Answers by vLLM in this process, where it is installed: `LocalEngine`'s prompts, vLLM's own batching and kernels.
+"""Answers by vLLM in this process, where it is installed: transformers' prompts, vLLM's own batching and kernels.
 
 Its numerics are its own, so that greedy answers differ from transformers' where two tokens are nearly as likely.
 """
@@ -18,13 +18,13 @@ from configs.files import read_json
 from data_collection.questions.question import Question
 from finetune.generation import Generation
 from finetune.styles import StyleName
-from inference.engines import Asking, LocalEngine, Precision
+from inference.engines import Asking, FolderEngine, Precision
 from pretrain.models import base_of, is_adapter
 
 ROUND = 512  # questions handed over together; what a kill costs, and little beside what vLLM works on at once
 
 
-class VllmEngine(LocalEngine):
+class VllmEngine(FolderEngine):
     """A model folder or adapter through vLLM, over all GPUs that this process sees (tensor parallel).
 
     Raises:
@@ -39,7 +39,7 @@ class VllmEngine(LocalEngine):
                 todo="pip install vllm in an environment for your GPUs, or --engine transformers; or a vLLM that runs "
                 "elsewhere: bash scripts/serve.sh MODEL and --engine server",
             )
-        super().__init__(model_path, 1, prompt_style, precision)
+        super().__init__(model_path, prompt_style, precision)
         self._adapter: Any = None
 
     def ask(
@@ -67,8 +67,9 @@ class VllmEngine(LocalEngine):
             )
         prompts = self._prompts(questions, asking.kind, asking.examples)
         left = [index for index in range(len(prompts)) if index not in skip]
-        ends = frozenset({self._tokenizer.eos_token_id, self.style.end_token_id(self._tokenizer)})
-        parameters = SamplingParams(temperature=0.0, max_tokens=asking.max_new_tokens, stop_token_ids=sorted(ends))
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=asking.max_new_tokens, stop_token_ids=sorted(self._ends)
+        )
         for start in range(0, len(left), ROUND):
             indices, began = left[start : start + ROUND], time.monotonic()
             given = [{"prompt_token_ids": prompts[index]} for index in indices]
@@ -76,7 +77,7 @@ class VllmEngine(LocalEngine):
             seconds = (time.monotonic() - began) / len(indices)
             answers = []
             for index, output in zip(indices, outputs, strict=True):
-                ids = [token for token in output.outputs[0].token_ids if token not in ends]
+                ids = [token for token in output.outputs[0].token_ids if token not in self._ends]
                 text = self._tokenizer.decode(ids, skip_special_tokens=True)
                 hit_limit = output.outputs[0].finish_reason == "length"
                 answers.append(Generation(index, text, len(prompts[index]), len(ids), hit_limit, seconds))

@@ -29,13 +29,13 @@ except ModuleNotFoundError:
     sys.exit(4)
 
 import json
-import multiprocessing
 import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,7 @@ from finetune.rows import read_train
 from pretrain.models import attention_of, find_model, load_model, load_tokenizer
 from pretrain.token_blocks.blocks import IGNORED
 from pretrain.training.attention import VARLEN, choose_attention
+from scripts.bench.gpu.measures import in_own_process
 
 # Name: (whose, batch size, further settings). "ours" takes blocks, the others examples; trl packs into blocks too.
 WAYS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -286,7 +287,7 @@ def all_segments(settings: BenchFinetuneSettings, model_path: str) -> list[Segme
 def leak(settings: BenchFinetuneSettings, model_path: str) -> dict[str, Any]:
     """The largest leak between the examples of the first batch of each way."""
     segments = all_segments(settings, model_path)[:2000]
-    return {name: _in_process(measure_leak, name, settings, model_path, segments) for name in settings.ways}
+    return {name: in_own_process(partial(measure_leak, name, settings, model_path, segments)) for name in settings.ways}
 
 
 def speed(settings: BenchFinetuneSettings, model_path: str) -> dict[str, Any]:
@@ -296,7 +297,7 @@ def speed(settings: BenchFinetuneSettings, model_path: str) -> dict[str, Any]:
     shares = {name: real_share(name, segments, settings.block_size) for name in settings.ways}
     for number in range(settings.num_runs):
         for name in settings.ways:
-            row = _in_process(measure_way, name, settings, model_path, segments)
+            row = in_own_process(partial(measure_way, name, settings, model_path, segments))
             row["useful_tokens_per_second"] = useful_speed(name, row, shares[name])
             found[name].append(row)
             log.info(f"run {number + 1}, {name}: {row['useful_tokens_per_second']:.1f} useful tokens/s, {row}")
@@ -318,11 +319,6 @@ def _summary(found: dict[str, list[dict[str, Any]]], shares: dict[str, float]) -
         }
         for name, rows in found.items()
     }
-
-
-def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def make_rows(settings: BenchFinetuneSettings) -> Path:
