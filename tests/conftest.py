@@ -249,6 +249,12 @@ class ChatHandler(BaseHTTPRequestHandler):
             self.send(200, body)
 
 
+class ChatServer(ThreadingHTTPServer):
+    """A queue that takes all the connections of a client at once: past five, the default, Linux resets some of them."""
+
+    daemon_threads, request_queue_size = True, 128
+
+
 @pytest.fixture
 def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """An OpenAI-compatible server on loopback that misbehaves as it is told; its key is in A_KEY."""
@@ -256,8 +262,7 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
 
     monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("A_KEY", "the-key")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ChatHandler)
-    server.daemon_threads = True
+    server = ChatServer(("127.0.0.1", 0), ChatHandler)
     server.lock, server.seen, server.times, server.requests = threading.Lock(), Counter(), [], []
     server.faults, server.models, server.key, server.delay = {}, ["tiny"], "the-key", 0.0
     server.reply = lambda request: f"reply to {request['messages'][-1]['content']}"
