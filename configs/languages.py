@@ -46,14 +46,14 @@ LANGUAGES: dict[str, Language] = {
     language.code: language
     for language in (
         Language("en", "English", True, "eng", 3, 0.147, 5, 0.04, other_codes=("eng",)),
-        Language("zh", "Chinese", False, "chi_sim", 3, 0.095, 5, 0.05, other_codes=("zho", "chi", "cmn")),
-        Language("ja", "Japanese", False, "jpn", 3, 0.045, 5, 0.05, other_codes=("jpn",)),
+        Language("zh", "Chinese", False, "chi_sim", 3, 0.094, 5, 0.05, other_codes=("zho", "chi", "cmn")),
+        Language("ja", "Japanese", False, "jpn", 3, 0.058, 5, 0.05, other_codes=("jpn",)),
         Language("fr", "French", True, "fra", 3, 0.079, 4, 0.04, other_codes=("fra", "fre")),
         Language("ru", "Russian", True, "rus", 3, 0.111, 4, 0.02, other_codes=("rus",)),
         Language("es", "Spanish", True, "spa", 3, 0.158, 4, 0.04, other_codes=("spa",)),
-        Language("ar", "Arabic", True, "ara", 3, 0.106, other_codes=("ara", "arb")),
-        Language("hi", "Hindi", True, "hin", 3, 0.106, other_codes=("hin",)),
-        Language("de", "German", True, "deu", 3, 0.106, other_codes=("deu", "ger")),
+        Language("ar", "Arabic", True, "ara", 3, 0.108, other_codes=("ara", "arb")),
+        Language("hi", "Hindi", True, "hin", 3, 0.108, other_codes=("hin",)),
+        Language("de", "German", True, "deu", 3, 0.108, other_codes=("deu", "ger")),
     )
 }
 

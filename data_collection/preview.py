@@ -17,13 +17,13 @@ except ModuleNotFoundError:
     )
     sys.exit(4)
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import FailedItems, SettingsError
 from configs.languages import language
+from configs.progress import log
 from configs.settings import parse, setting
 
 Verdict = Literal[
@@ -60,20 +60,17 @@ class PreviewSettings:
 
 def marked(text: str, spans: list[Any], before: str, after: str) -> str:
     """The text with marks around every stretch that keywords cover; overlapping ones are one stretch."""
+    stretches: list[list[int]] = []
+    for start, end in sorted((span.start, span.end) for span in spans):
+        if stretches and start < stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], end)
+        else:
+            stretches.append([start, end])
     pieces, reached = [], 0
-    for start, end in _stretches(spans):
+    for start, end in stretches:
         pieces += [text[reached:start], before, text[start:end], after]
         reached = end
     return "".join([*pieces, text[reached:]])
-
-
-def _stretches(spans: list[Any]) -> Iterator[tuple[int, int]]:
-    ordered = sorted((span.start, span.end) for span in spans)
-    while ordered:
-        start, end = ordered.pop(0)
-        while ordered and ordered[0][0] < end:
-            end = max(end, ordered.pop(0)[1])
-        yield start, end
 
 
 def printable(text: str) -> str:
@@ -92,13 +89,14 @@ def main() -> int:
     rules = FilterRules(row.code, Thresholds.of(row.code), settings.keywords or row.keywords_file)
     before, after = ("\x1b[1;32m", "\x1b[0m") if sys.stdout.isatty() else ("[", "]")
     failed = FailedItems()
-    num_shown = 0
+    num_shown = num_read = 0
     batches = (batch for shard in find_shards(settings.input) for batch in read_batches(shard, failed, row.code))
     for documents in (batch.slice(first, 50) for batch in batches for first in range(0, batch.num_rows, 50)):
         verdicts = judge(documents, rules)
         counted = rules.matcher().match_array(documents["text"])
         for index, document in enumerate(documents.to_pylist()):
             reason = verdicts.reason[index] or "kept"
+            num_read += 1
             if settings.verdict not in ("", reason):
                 continue
             num_keywords, density, length = (numbers[index] for numbers in counted)
@@ -113,6 +111,8 @@ def main() -> int:
             num_shown += 1
             if num_shown == settings.number:
                 return failed.exit_code
+    if not num_shown:
+        log.info(f"nothing to show: of {num_read:,} documents none is {settings.verdict or 'readable'}")
     return failed.exit_code
 
 

@@ -8,19 +8,25 @@ import math
 import shutil
 from pathlib import Path
 
-from configs.errors import MissingInputError
+import pyarrow as pa
+
+from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_open
+from data_collection.corpus.document_files import read_lines
+
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
 def take_share(data: Path, share: float, output_dir: Path) -> dict[str, int]:
     """Copy the share; returns how many documents, questions and PDFs it holds.
 
     Raises:
-        MissingInputError: the folder has nothing of the layout.
+        MissingInputError: the folder has nothing of the layout, or a file cannot be read to its end.
     """
     counts = {"documents": 0, "questions": 0, "PDFs": 0}
-    for what, pattern in (("documents", "documents/*.jsonl"), ("questions", "mmedbench/*/*.jsonl")):
-        for path in sorted(data.glob(pattern)):
+    documents = ("documents/*.jsonl", *(f"documents/*.jsonl{suffix}" for suffix in _CODECS))
+    for what, patterns in (("documents", documents), ("questions", ("mmedbench/*/*.jsonl",))):
+        for path in sorted(path for pattern in patterns for path in data.glob(pattern)):
             counts[what] += _take_lines(path, share, output_dir / path.relative_to(data))
     for folder in sorted(path for path in data.glob("pdf/pages/*") if path.is_dir()):
         files = sorted(folder.glob("*.pdf"), key=lambda path: hashlib.sha256(path.name.encode()).digest())
@@ -34,7 +40,7 @@ def take_share(data: Path, share: float, output_dir: Path) -> dict[str, int]:
         raise MissingInputError(
             "the folder holds no data",
             where=data,
-            wanted="documents/LANG.*.jsonl, mmedbench/{Train,Test}/LANGUAGE.jsonl or pdf/pages/LANG/*.pdf",
+            wanted="documents/LANG.*.jsonl (.gz, .zst), mmedbench/{Train,Test}/LANGUAGE.jsonl or pdf/pages/LANG/*.pdf",
             todo="give --data a folder of this layout, such as assets/sample",
         )
     return counts
@@ -42,12 +48,20 @@ def take_share(data: Path, share: float, output_dir: Path) -> dict[str, int]:
 
 def _take_lines(path: Path, share: float, target: Path) -> int:
     """The lines with the smallest hashes, in the file's order; an existing target with the same content is left."""
-    with open(path, "rb") as file:
-        hashes = [hashlib.sha256(line).digest() for line in file]
+    failed = FailedItems()
+    hashes = [hashlib.sha256(line).digest() for _, line in read_lines(path, failed)]
+    if failed:
+        raise MissingInputError(
+            "a file of the set cannot be read to its end",
+            where=failed.items[0]["where"],
+            found=failed.items[0]["reason"],
+            todo="get the file again, or take it out of the folder",
+        )
     wanted = math.ceil(share * len(hashes))
     chosen = {number for _, number in heapq.nsmallest(wanted, ((h, number) for number, h in enumerate(hashes)))}
-    with open(path, "rb") as file:
-        content = b"".join(line for number, line in enumerate(file) if number in chosen)
+    content = b"".join(line for number, (_, line) in enumerate(read_lines(path, failed)) if number in chosen)
+    if path.suffix in _CODECS:
+        content = pa.Codec(_CODECS[path.suffix]).compress(content, asbytes=True)
     if not target.exists() or target.read_bytes() != content:
         with atomic_open(target, "wb") as file:
             file.write(content)

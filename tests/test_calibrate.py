@@ -81,6 +81,9 @@ def test_sources_are_held_out_whole_and_every_document_once():
     assert set(folds[data.medical].tolist()) == set(range(5)) and set(folds[~data.medical].tolist()) == {0, 1, 2}
     one = numbers([(label, 5, 0.1, 500, "same") for label in (True, False) for _ in range(50)])
     assert set(fold_of(one, 5).tolist()) == set(range(5))
+    journal = numbers([(True, 5, 0.1, 500, name) for name in ("Medical Journal", "Medical journal", "other")] * 9)
+    held = [set(fold_of(journal, 5)[journal.source == name].tolist()) for name in np.unique(journal.source)]
+    assert held[0] == held[1] != held[2]
 
 
 def test_cross_validation_decides_by_the_thresholds_of_the_other_folds():

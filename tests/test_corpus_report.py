@@ -203,6 +203,7 @@ def test_sums_and_samples_do_not_depend_on_the_shards(chain, tmp_path):
     assert sum(seen[0][2][3]["en"].values()) == sum(document.lang == "en" for document, *_ in few)
     lengths = Counter(bin_of(len(document.text)) for document in corpus if document.lang == "ru")
     assert seen[0][2][0]["ru"] == lengths
+    assert not any(sample.rows() for sample in totals_of(folder, num_samples=0)[0].samples.values())
 
 
 def test_a_sample_of_tokens_estimates_the_whole_within_its_error(tmp_path, tiny_model):

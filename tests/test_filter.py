@@ -338,3 +338,7 @@ def test_preview_marks_the_keywords_and_says_the_verdict(tmp_path):
     assert "--- one: low_density; 3 keywords" in done.stdout or "--- one: kept; 3 keywords" in done.stdout
     assert "A [high\nfever]: \ufffd[31m [pneumonia]." in done.stdout
     assert "\x1b" not in done.stdout and "keywords: " in done.stdout
+    done = subprocess.run(
+        [*command, "--input", str(tmp_path / "d.jsonl"), "--verdict", "few_letters"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "") and "of 1 documents none is few_letters" in done.stderr

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,17 @@ def test_keyword_lists_are_normalised_and_have_no_doubles(tmp_path):
         read_keywords(path)
     twice = KeywordMatcher(["fievre", "fièvre", "Fièvre"], "fr")
     assert twice.match("fièvre, fievre").num_keywords == 1
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_no_list_has_letters_of_another_writing(lang):
+    charset = {"ja": "euc_jis_2004", "zh": "gbk"}.get(lang, "utf-8")  # of characters as Japan and China write them
+    of_other = []
+    for keyword in read_keywords(LANGUAGES[lang].keywords_file):
+        for word in re.findall(r"[^\W\d_]+", keyword):  # a Greek letter may stand first: μg, γgtp
+            alphabets = {unicodedata.name(letter).split()[0] for letter in re.sub("^[α-ω]", "", word)}
+            if len(alphabets & {"LATIN", "GREEK", "CYRILLIC"}) > 1:
+                of_other.append(keyword)  # looks like a word and matches none
+        if keyword.encode(charset, "ignore").decode(charset) != keyword:
+            of_other.append(keyword)
+    assert of_other == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
-from data_collection.corpus import corpus_files
-from data_collection.sources import small_corpora
+from data_collection.sources import corpus_files, small_corpora
 from data_collection.sources.mappings import MAPPINGS, CorpusMapping, read_mapping
 from data_collection.sources.merging import find_merge_shards, merge_shard
 from data_collection.sources.small_corpora import find_mapped_shards
@@ -46,8 +46,6 @@ def read(name, path, failed=None):
     mapping = name if isinstance(name, CorpusMapping) else read_mapping(MAPPINGS / f"{name}.yaml")
     label = "set" if isinstance(name, CorpusMapping) else name
     failed = FailedItems() if failed is None else failed
-    from collections import Counter
-
     return [
         (made.id, made.lang, made.source, made.licence, made.text)
         for shard in find_mapped_shards(label, mapping, str(path))
@@ -211,6 +209,19 @@ def test_rows_of_a_group_are_joined_by_language(tmp_path):
     made = mapping(format="csv", lang="{l}", group="{g}", id="{g}", joined_by=" ")
     found = {(lang, text) for _, lang, _, _, text in read(made, path)}
     assert found == {("en", "a c"), ("en", "d"), ("fr", "e"), ("fr", "b f")}
+    made.languages = ["French", "ara"]  # as a row may state its language
+    assert {lang for _, lang, *_ in read(made, path)} == {"fr"}
+
+
+def test_one_mapping_for_two_folders_gives_each_document_an_id_of_its_own(tmp_path):
+    write(tmp_path / "m.yaml", 'format: text\ntext: ["{text}"]\nlang: en\nsource: S\n')
+    given = []
+    for name in ("a", "b"):
+        write(tmp_path / name / "x.txt", name)
+        given.append(f"{tmp_path / 'm.yaml'}={tmp_path / name}")
+    shards = find_merge_shards(given, [])
+    made = [document.id for shard in shards for document in shard.documents(FailedItems(), Counter())]
+    assert (made, [shard.name for shard in shards]) == (["m/x.txt", "m-2/x.txt"], ["m.00000", "m-2.00000"])
 
 
 def test_a_wrong_mapping_is_refused_with_everything_that_is_wrong(tmp_path):

@@ -105,7 +105,7 @@ class _Sample:
 
     def wants(self, reason: str, lang: str, number: int) -> bool:
         heap = self.heaps[reason, lang]
-        return len(heap) < self.size or number <= -heap[0][0]
+        return len(heap) < self.size or (bool(heap) and number <= -heap[0][0])
 
     def rows(self) -> list[list[Any]]:
         return [

@@ -43,7 +43,7 @@ def row_values(row: Any, default_id: str, lang: str | None = None) -> dict[str, 
     return {
         "id": _clean(_first(values["id"], default_id)),
         "text": _clean(text),
-        "lang": _code(_first(*languages, lang)),
+        "lang": language_code(_first(*languages, lang)),
         "source": _clean(_first(values["source"])),
         "licence": _clean(_first(*licences)),
         "meta": _meta(meta, rest),
@@ -76,7 +76,7 @@ def _clean(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-def _code(stated: str) -> str:
+def language_code(stated: str) -> str:
     """A stated language as a code: "French", "fr-FR", "FR", "fra" and "fra_Latn" are "fr"."""
     code = re.split(r"[-_]", _clean(stated).strip().lower())[0]
     return _CODES.get(code, code)
@@ -123,7 +123,7 @@ def batch_values(
     made = {
         "id": first("id"),
         "text": _without_nul(texts),
-        "lang": _each_distinct(_code, first("lang", "language", default=lang or "")),
+        "lang": _each_distinct(language_code, first("lang", "language", default=lang or "")),
         "source": first("source"),
         "licence": first("licence", "license"),
     }

@@ -163,12 +163,14 @@ def fold_of(numbers: LabelledNumbers, num_folds: int) -> np.ndarray:
     """The fold that holds each document out, 0 to `num_folds` - 1.
 
     For each label apart: whole sources, the largest first into the smallest fold, where there are several sources
-    (fewer sources than folds leave folds without that label); else by the hash of the text.
+    (fewer sources than folds leave folds without that label); else by the hash of the text. Names that differ in
+    capitals only are one source.
     """
     folds = np.zeros(len(numbers), np.int64)
     for label in (True, False):
         of_label = numbers.medical == label
-        names, inverse, counts = np.unique(numbers.source[of_label], return_inverse=True, return_counts=True)
+        sources = np.strings.lower(numbers.source[of_label])
+        names, inverse, counts = np.unique(sources, return_inverse=True, return_counts=True)
         if len(names) < 2:
             folds[of_label] = (numbers.digest[of_label] % np.uint64(num_folds)).astype(np.int64)
             continue

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from configs.files import REPOSITORY
 from configs.settings import parse, setting
+from data_collection.corpus.document_rows import language_code
 from data_collection.corpus.documents import Document, to_document
 
 MAPPINGS = REPOSITORY / "configs" / "mappings"
@@ -44,7 +45,7 @@ class CorpusMapping:
     quoted: bool = setting(True, help="whether csv and tsv fields may stand in quotation marks")
     group: Any = setting("", help="value that rows of one document share; they must follow each other in the file")
     joined_by: str = setting("\n", help="what stands between the rows of a document")
-    languages: list[str] = setting([], help="languages to take, others are passed over; empty: all")
+    languages: list[str] = setting([], help="codes or names of languages to take, others are passed over; empty: all")
     dataset: str = setting("", help="id on the Hugging Face hub, or a local folder")
     subsets: list[str] = setting([], help="configurations of the dataset; empty: the default one")
     split: str = setting("train", help="split of the dataset")
@@ -132,6 +133,7 @@ def make_documents(
     """The documents of one file's rows. One without text has an empty text: the step rejects it."""
     texts = [Value(spec) for spec in mapping.text]
     values = {name: Value(getattr(mapping, name)) for name in ("id", "lang", "source", "licence", "group")}
+    languages = {language_code(name) for name in mapping.languages}
     open_groups: dict[str, tuple[str, Document, list[str]]] = {}  # language: (group, document, its rows' texts)
     for where, row in rows:
         number = where.rpartition(":")[2]
@@ -142,7 +144,7 @@ def make_documents(
         document = to_document(
             {**fields, "text": text, "meta": meta}, f"{default_id}:{number}" if number.isdigit() else default_id
         )
-        if mapping.languages and document.lang not in mapping.languages:
+        if languages and document.lang not in languages:
             passed_over["other language"] += 1
             continue
         if not made["group"]:

@@ -37,6 +37,7 @@ def find_merge_shards(
         SettingsError: a mapping is wrong, or the corpus would be among the inputs.
     """
     shards: list[MergeShard] = []
+    numbers: Counter[str] = Counter()
     for given in mappings:
         name, _, path = given.partition("=")
         file = Path(name) if name.endswith((".yaml", ".yml")) else MAPPINGS / f"{name}.yaml"
@@ -47,7 +48,9 @@ def find_merge_shards(
                 wanted=f"a YAML file, or one of {', '.join(sorted(known.stem for known in MAPPINGS.glob('*.yaml')))}",
                 todo="correct the name, or write a mapping (data_collection/README.md)",
             )
-        shards += find_mapped_shards(file.stem, read_mapping(file), path)
+        numbers[file.stem] += 1  # the same mapping again, for another folder: its documents have ids of their own
+        label = file.stem if numbers[file.stem] == 1 else f"{file.stem}-{numbers[file.stem]}"
+        shards += find_mapped_shards(label, read_mapping(file), path)
     if inputs:
         shards += find_shards(inputs, output_dir)
     taken: set[str] = set()

@@ -14,8 +14,8 @@ import pyarrow as pa
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError
 from configs.files import file_identity, fingerprint
 from configs.records import plain
-from data_collection.corpus.corpus_files import READERS, Object
 from data_collection.corpus.documents import Document
+from data_collection.sources.corpus_files import READERS, Object
 from data_collection.sources.mappings import CorpusMapping, Row, make_documents
 
 SUFFIX_OF_FORMAT = {
