@@ -21,7 +21,7 @@ except ModuleNotFoundError:
     sys.exit(4)
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,15 +59,16 @@ def main() -> int:
     settings, server_settings = parse(__doc__, RewriteSettings, ServerSettings)
     from configs.progress import log
     from data_collection.corpus.documents import find_shards
-    from data_collection.corpus.jobs import ShardJob, run_shard_job
+    from data_collection.corpus.jobs import ShardJob, markers, run_shard_job
     from data_collection.corpus.work import array_task
     from data_collection.llm.asking import model_of_finished
     from data_collection.llm.rewriting import RewriteRules, estimate, rewrite_shard, summarise
     from data_collection.llm.servers import Server
 
     lang = language(settings.lang).code if settings.lang else ""
-    shards = find_shards(settings.input)
-    share = server_settings.share(array_task()[1])
+    shards = find_shards(settings.input, settings.output_dir)
+    index, count = array_task()
+    share = server_settings.share(count)
     model = model_of_finished(settings.output_dir, share.server_model)
     server = None if model else Server(share)
     rules = RewriteRules(
@@ -80,16 +81,23 @@ def main() -> int:
         },
     )
     output_dir = settings.output_dir
+    work = functools.partial(rewrite_shard, output_dir=output_dir, rules=rules, server_settings=share)
     job = ShardJob(
         stage="rewrite",
         output_dir=output_dir,
         rules=rules.identity(),
-        work=functools.partial(rewrite_shard, output_dir=output_dir, rules=rules, server_settings=share),
+        work=work,
         outputs=functools.partial(rules.outputs, output_dir),
         spreads=False,  # more jobs would ask the same server, each at the full rate
     )
-    if server and (most := estimate(server, [shard for shard in shards if not job.is_done(shard)], rules)):
-        log.info(f"about {most:.2f} at most when each passage is good at the first attempt")
+    if server:
+        done, left = [], []
+        for shard in shards[index::count]:
+            (done if job.is_done(shard) else left).append(shard)
+        spent = sum(marker["cost"] for _, marker in markers(job, done))
+        job = replace(job, work=functools.partial(work, spent=spent))
+        if most := estimate(server, left, rules):
+            log.info(f"about {most:.2f} at most when each passage is good at the first attempt")
     # One process: what waits for a server needs no second one, and two would each keep the rate limits alone.
     return run_shard_job(job, shards, settings, summarise, num_processes=1)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from configs.errors import EnvironmentFailure
 from configs.files import Journal
+from configs.locks import hold
 from configs.progress import Progress
-from data_collection.llm.asking import hold
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import source_set

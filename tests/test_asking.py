@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import locks
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.progress import Progress
-from data_collection.llm import asking
 from data_collection.llm.asking import Attempts, ask_until_good, sampling
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Request, Server
@@ -101,6 +101,8 @@ def test_thoughts_are_recorded_and_not_looked_at(tmp_path, http):
     results, _ = ask(http, tmp_path / "a.jsonl", ["thinks"])
     assert results == {"thinks": ["\n\nand the answer too: ok0"]}
     assert "the draft" in rows_of(tmp_path / "a.jsonl")[0]["output"]
+    http.reply = lambda request: "many" + "\n \n\t" * 9000 + "\nlines ok0"
+    assert ask(http, tmp_path / "l.jsonl", ["loops"])[0] == {"loops": ["many\n\nlines ok0"]}
     http.reply = lambda request: "<think>without an end ok0"
     assert ask(http, tmp_path / "b.jsonl", ["thinks"], max_attempts=1)[0] == {"thinks": None}
 
@@ -119,6 +121,16 @@ def test_a_server_that_is_away_costs_no_attempt(tmp_path, http):
     assert [row["id"] for row in rows_of(tmp_path / "a.jsonl")] == ["a"]
     results, _ = ask(http, tmp_path / "a.jsonl", ["a", "b"])
     assert results == {"a": ["ok0"], "b": ["ok0"]} and http.seen["a step 0 after []"] == 1
+
+
+def test_the_budget_holds_for_all_restarts_together(tmp_path, http):
+    http.reply, ids = ok, list(map(str, range(9)))
+    paid = {"input_price": 1e6, "output_price": 1e6, "budget": 65.0, "max_concurrent_requests": 1}
+    for _ in range(2):  # an answer costs 15, the next might cost more: 60 are spent by the first command
+        with pytest.raises(SettingsError, match=r"of which 60\.0000 is spent"):
+            ask(http, tmp_path / "a.jsonl", ids, **paid)
+        assert sum(http.seen.values()) == len(rows_of(tmp_path / "a.jsonl")) == 4
+    assert all(ask(http, tmp_path / "a.jsonl", ids, **{**paid, "budget": 200.0})[0].values())
 
 
 def test_a_setting_that_the_server_refuses_uses_up_no_attempts(tmp_path, http):
@@ -141,7 +153,7 @@ def test_the_few_that_are_left_and_refused_for_good_are_attempts_and_the_run_end
 
 
 def test_a_second_command_on_the_same_journal_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "SECONDS_TO_LOCK", 0.2)
+    monkeypatch.setattr(locks, "SECONDS_TO_LOCK", 0.2)
     first = Attempts(tmp_path / "a.jsonl")
     with pytest.raises(SettingsError, match="another command"):
         Attempts(tmp_path / "a.jsonl")

@@ -150,6 +150,21 @@ def test_what_is_not_the_question_is_not_found(text):
     assert TestQuestions([EN, JA, RU]).find([text]) == [[]]
 
 
+def test_two_test_sets_of_a_language_keep_their_questions_apart(tmp_path):
+    texts = [
+        "Which drug keeps the liver from renewing vitamin K in the blood of a patient with a clot in the left leg?",
+        "Which of the many vessels of the heart brings oxygen to the wall of the left ventricle in most people?",
+    ]
+    for name, text in zip("ab", texts, strict=True):
+        (tmp_path / name / "Test").mkdir(parents=True)
+        row = {"question": text, "options": {"A": "warfarin", "B": "iron"}, "answer_idx": "A"}
+        (tmp_path / name / "Test" / "English.jsonl").write_text(json.dumps(row) + "\n")
+    questions = read_test_questions([tmp_path / "a", tmp_path / "b"], FailedItems())
+    (hits,) = TestQuestions(questions).find([" ".join(texts)])
+    assert sorted(hit.question for hit in hits) == [f"{tmp_path}/{name}/Test/English.jsonl:00001" for name in "ab"]
+    assert [question.id for question in read_test_questions([tmp_path / "a"], FailedItems())] == ["Test/English/00001"]
+
+
 def test_texts_of_no_words_or_one_huge_word_hold_nothing():
     texts = ["", "\n", "...", "x" * 300_000, "\ud800 a", "\0", "漢" * 300_000, "\u0301" * 50]
     assert TestQuestions([EN, JA, RU]).find(texts) == [[] for _ in texts] and TestQuestions([EN]).find([]) == []

@@ -150,7 +150,8 @@ def test_signatures_estimate_the_similarity():
 
 
 def test_pairs_at_the_threshold_share_a_band():
-    assert rows_per_band(0.8) == 6 and rows_per_band(0.5) == 2 and rows_per_band(1) == 32
+    assert rows_per_band(0.8) == 6 and rows_per_band(0.5) == 2
+    assert rows_per_band(0.95) == 27 and rows_per_band(0.999) == rows_per_band(1) == 32  # 0.999 would want 1,403
     draw = np.random.default_rng(1)
     found = 0
     for _ in range(400):

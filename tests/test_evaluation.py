@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from configs import locks
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
-from data_collection.llm import asking
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import read_questions
 from finetune.prompts import KINDS, render_question
@@ -57,9 +57,9 @@ def test_a_server_is_asked_and_scored(tmp_path, http, served):
 
 
 def test_two_commands_do_not_write_the_same_predictions(tmp_path, served, monkeypatch):
-    monkeypatch.setattr(asking, "SECONDS_TO_LOCK", 0.2)
+    monkeypatch.setattr(locks, "SECONDS_TO_LOCK", 0.2)
     settings = EvalSettings(data=SAMPLE, languages=["ru"], kinds=["answer_only"], engine="server", output_dir=tmp_path)
-    with asking.hold(tmp_path / "predictions.jsonl"), pytest.raises(SettingsError, match="another command"):
+    with locks.hold(tmp_path / "predictions.jsonl"), pytest.raises(SettingsError, match="another command"):
         evaluate(settings, served)
     assert evaluate(settings, served) == 0 and len(rows(tmp_path)) == 21
 

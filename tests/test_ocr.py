@@ -389,6 +389,18 @@ def test_a_page_that_hangs_or_crashes_fails_alone_and_is_read_again_when_asked(t
     assert not (tmp_path / "out" / "pages").exists()
 
 
+def test_each_page_that_is_looked_at_for_the_language_has_the_time_of_a_page(tmp_path):
+    from data_collection.books.textbooks import Book, ReadingRules, open_journal, read_pages
+
+    book = Book("heart", SAMPLE / "pages" / "en" / "heart.pdf")
+    rules = ReadingRules("auto", "text", 300, 40.0, (), "", "", 120, 10_800, 4.0)
+    said = []
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "heart.jsonl").write_bytes(b'{"page": 1}\n\0\0\n{"page": 2}\n')  # of two commands at once
+    assert read_pages(book, rules, open_journal(book, rules, tmp_path), said.append)
+    assert said == [None, None, None, 1, 2, 3]
+
+
 def test_a_long_book_passes_through_several_processes_and_leaves_its_contents_out(tmp_path):
     from reportlab.pdfgen.canvas import Canvas
 

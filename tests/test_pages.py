@@ -12,6 +12,7 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 
+from data_collection.books import book_language
 from data_collection.books.layout import Box, rows_of_picture
 from data_collection.books.matter import front_and_back, is_repeated
 from data_collection.books.pages import dpi_of_scan, page_of_words, text_layer
@@ -231,10 +232,39 @@ def test_ocr_that_reads_leaders_badly_still_gives_contents():
     assert front_and_back(pages)[0] == "contents"
 
 
+def test_the_first_page_of_text_is_no_contents_for_words_that_end_like_numbers():
+    pages = [lines for _, lines in book()]
+    ends = ["in 1952", "patients will", "in 1967", "and mitral", "in 1977", "is clinical", "in 1986", *["and so"] * 13]
+    pages[4] = [Line(f"{line.text} {end}", False) for line, end in zip(prose(4, 20), ends, strict=True)]
+    assert 4 not in front_and_back(pages)
+
+
 def test_articles_and_numbered_questions_are_kept():
     assert front_and_back([lines for _, lines in book()[:9]]) == {}  # too short to be a book
     questions = [[Line(f"{n}. Which drug lowers the rate of patient {n}?", True) for n in range(20)] for _ in range(20)]
     assert front_and_back([prose(1), *questions]) == {}
+
+
+ENGLISH = "The heart pumps blood through the body of each of us."
+FRENCH = "Le coeur pompe le sang dans le corps de chacun de nous."
+
+
+@pytest.mark.parametrize(
+    ("models", "texts", "lang"),
+    [
+        (("eng", "fra", "osd"), ["12 34 56", "", "1.5 %", ENGLISH, ENGLISH], "en"),  # numbers are of no language
+        (("eng", "osd"), [FRENCH] * 5, None),  # for which there is no model here
+        (("eng", "osd"), [ENGLISH] * 5, "en"),
+    ],
+)
+def test_the_language_of_a_scanned_book_is_that_of_its_words(monkeypatch, models, texts, lang):
+    pdf, read = PdfDocument.new(), iter(texts)
+    for _ in range(5):
+        pdf.new_page(100, 100)
+    monkeypatch.setattr(
+        book_language, "recognise", lambda image, *words: "Script: Latin" if "osd" in words else next(read)
+    )
+    assert book_language.detect_language(pdf, models, 70, lambda: None) == lang
 
 
 def test_text_that_repeats_itself_is_found():

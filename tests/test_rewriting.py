@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,14 @@ def test_from_documents_to_conversations_that_training_reads(tmp_path, writer, s
     assert statistics["cost"] == pytest.approx(statistics["attempts"] * 20e-6)
     (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
     assert "not JSON" in failure
+    # One of the two files is to be done again, and what the other has cost is of the budget.
+    shutil.copytree(tmp_path / "out", tmp_path / "half")
+    for name in ("run.json", "shards/zh.json", "attempts/zh.jsonl"):
+        (tmp_path / "half" / name).unlink()
+    spent = json.loads((tmp_path / "half" / "shards" / "en.json").read_text())["cost"]
+    over = run(tmp_path / "half", writer, script_env, *words, "--budget", str(spent + 1e-6))
+    assert over.returncode == 2 and f"of which {spent:.4f} is spent" in over.stderr
+    assert sum(writer.seen.values()) == statistics["attempts"]
     writer.over.set()
     writer.shutdown()
     writer.server_close()  # not needed to see that all is done

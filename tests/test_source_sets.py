@@ -138,6 +138,7 @@ def test_one_row_of_each_kind(tmp_path, name, row, options, answers, rationale):
         ("medmcqa", {**MEDMCQA, "question": " "}, "question is empty"),
         ("medmcqa", {**MEDMCQA, "opb": ""}, "option B is empty"),
         ("medqa", {**MEDQA, "options": ["u", "v"]}, "items"),
+        ("medqa", {**MEDQA, "question": "哪一种药?"}, "in Chinese or Japanese, wanted English"),
         ("igakuqa", {**IGAKU, "choices": []}, "a number is asked for"),
         ("igakuqa", {**IGAKU, "answer": ["a or b"]}, "leaves open"),
         ("igakuqa", {**IGAKU, "choices": list("abcdefghi")}, "9 options"),

@@ -300,6 +300,8 @@ def test_statistics_count_what_there_is(tmp_path):
     first = [path.read_bytes() for path in draw_figure(record, tmp_path)]
     assert first[0].startswith(b"<?xml") and first[1].startswith(b"\x89PNG")
     assert [path.read_bytes() for path in draw_figure(record, tmp_path)] == first
+    record["groups"][0]["topics"] = {"$\\frac$": 1}  # a row's own words, no formula
+    assert b"frac" in draw_figure(record, tmp_path)[0].read_bytes()
     assert text_length(" a  b\n", "en") == 2 and text_length("甲 乙\n", "ja") == 2
 
 

@@ -13,6 +13,7 @@ from configs import records
 from configs.errors import FailedItems, MissingInputError
 from configs.files import Journal, atomic_open, file_identity, fingerprint, read_json, sha256_file
 from configs.languages import language
+from configs.locks import hold
 from configs.progress import Progress, log
 from data_collection.benchmarks.topic_classifier import (
     BITS,
@@ -26,7 +27,7 @@ from data_collection.benchmarks.topic_classifier import (
     heldout_figures,
 )
 from data_collection.benchmarks.topic_names import TOPICS, read_topic, topic_prompt, topic_text
-from data_collection.llm.asking import LATER_TEMPERATURE, Attempts, ask_until_good, hold, model_of_finished, sampling
+from data_collection.llm.asking import LATER_TEMPERATURE, Attempts, ask_until_good, model_of_finished, sampling
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Request, Server
 from data_collection.questions.question import Question

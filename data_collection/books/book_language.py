@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from configs.languages import LANGUAGES
@@ -28,19 +28,21 @@ _SCRIPTS = {
 }
 
 
-def detect_language(pdf: PdfDocument, models: Sequence[str], dpi: int) -> str | None:
+def detect_language(pdf: PdfDocument, models: Sequence[str], dpi: int, at_page: Callable[[], None]) -> str | None:
     """The code of the book's language, None when it cannot be told.
 
     Args:
         pdf: the book.
         models: Tesseract's installed models; when there are none, only the text layer is looked at.
         dpi: resolution at which pages are drawn for Tesseract.
+        at_page: called before each page that is looked at, for whose time there is a limit.
     """
     from pypdfium2 import PdfiumError
 
     count = len(pdf)
     pages, lines = [], []
     for number in sorted({count * (2 * part + 1) // (2 * NUM_PAGES) for part in range(NUM_PAGES)}):
+        at_page()
         try:
             page = pdf[number]
             lines += text_layer(page)
@@ -49,13 +51,14 @@ def detect_language(pdf: PdfDocument, models: Sequence[str], dpi: int) -> str | 
         pages.append(page)
     text = " ".join(line.text for line in lines)
     num_letters = sum(map(str.isalpha, text))
-    code = _of_pictures(pages, models, dpi) if models and num_letters < ENOUGH_LETTERS else None
-    return code or (_most_probable(text, list(LANGUAGES)) if num_letters >= FEW_LETTERS else None)
+    code = _of_pictures(pages, models, dpi, at_page) if models and num_letters < ENOUGH_LETTERS else None
+    return code or _most_probable(text, list(LANGUAGES))
 
 
-def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int) -> str | None:
+def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int, at_page: Callable[[], None]) -> str | None:
     found: Counter[str] = Counter()
     for page in pages:
+        at_page()
         image = draw(page, dpi, max_megapixels=10)
         try:
             script = re.search(r"Script: (\w+)", recognise(image, "--psm", "0", "-l", "osd"))
@@ -66,7 +69,7 @@ def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int) -> s
         if not codes:
             continue
         code: str | None = codes[0]
-        if len(codes) > 1:
+        if len(candidates) > 1:  # of which perhaps one has a model, and that is not the book's
             try:
                 words = recognise(image, "-l", "+".join(LANGUAGES[code].tesseract for code in codes))
             except RecognitionError:
@@ -80,5 +83,8 @@ def _of_pictures(pages: Sequence[PdfPage], models: Sequence[str], dpi: int) -> s
 
 
 def _most_probable(text: str, codes: Sequence[str]) -> str | None:
+    """The code of the language that a text is in; None where it has too few letters to tell, as a table of numbers."""
+    if sum(map(str.isalpha, text)) < FEW_LETTERS:
+        return None
     probability, code = max((own_probability(text, code, "fasttext"), code) for code in codes)
     return code if probability >= MIN_PROBABILITY else None

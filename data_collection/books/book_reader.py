@@ -50,8 +50,8 @@ def kept_path(book: Book, output_dir: Path) -> Path:
 def _work(book: Book, rules: ReadingRules, output_dir: Path, said: Connection) -> None:
     """The life of a book's process: limits first, then the pages, and after the last one the Parquet file.
 
-    It says what page it is at (0 after the last), at the end the book's record, or what is wrong with the disk. It ends
-    with exit code `_MORE` when pages are left for the next process.
+    It says what page it is at (None where it looks for the language, 0 after the last), at the end the book's record,
+    or what is wrong with the disk. It ends with exit code `_MORE` when pages are left for the next process.
     """
     os.setsid()  # a group of its own, so that Tesseract ends with it
     end_with_parent(lambda: os.killpg(0, signal.SIGKILL))

@@ -11,7 +11,7 @@ MIN_PAGES = 10  # of a book that may have front and back matter; shorter PDFs ar
 FRONT, BACK = 0.1, 0.7  # shares of the pages: where front matter ends, where back matter may begin
 MAX_ENTRY = 200  # characters of a line of contents or of an index
 NUM_COVER_PAGES = 4  # both sides of the cover, half title, title
-_PAGE = r"(?:\d{1,4}|[ivxlc]{1,7})"
+_PAGE = r"(?:\d{1,4}|(?<![^\W\d_])[ivxlc]{1,7})"  # "vii", but not the end of "will"
 _LEADER = re.compile(rf"(?:[.…·・‧]\s*+){{3,}}+{_PAGE}?+\W*+$", re.IGNORECASE)
 _ENDS_IN_PAGE = re.compile(
     rf"(?P<entry>[\W\d]*+[^\W\d].*?)[\s.…·・‧,，、;:()（）-]*(?<![\d,.])(?P<page>{_PAGE})[)）]?$", re.IGNORECASE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.errors import MissingInputError
 from configs.files import Journal, atomic_open, file_identity, fingerprint, sha256_file
 from configs.languages import LANGUAGES
 from configs.progress import log
@@ -83,11 +85,11 @@ class Unreadable(Exception):
     """A file that is no PDF, one that wants a password, or one whose language cannot be told."""
 
 
-def read_pages(book: Book, rules: ReadingRules, journal: Journal, at_page: Callable[[int], None]) -> bool:
+def read_pages(book: Book, rules: ReadingRules, journal: Journal, at_page: Callable[[int | None], None]) -> bool:
     """Read the pages that the journal lacks, at most `PAGES_PER_PROCESS`, and write each into it.
 
     The journal's first row has the book's identity, its language and its number of pages. `at_page` is called with the
-    number of each page before it is read.
+    number of each page before it is read, and with None before a page is looked at for the book's language.
 
     Returns:
         whether the book is read to its end.
@@ -105,7 +107,7 @@ def read_pages(book: Book, rules: ReadingRules, journal: Journal, at_page: Calla
     except FileNotFoundError:
         raise Unreadable("it is not there any more") from None
     if not journal.rows:
-        lang = _language(pdf, rules)
+        lang = _language(pdf, rules, functools.partial(at_page, None))
         journal.append([{"fingerprint": made_by(book, rules)["fingerprint"], "lang": lang, "num_pages": len(pdf)}])
     page_rules = rules.of_pages(journal.rows[0]["lang"])
     done = {row["page"] for row in journal.rows[1:]}
@@ -128,10 +130,10 @@ def read_pages(book: Book, rules: ReadingRules, journal: Journal, at_page: Calla
     return len(todo) <= PAGES_PER_PROCESS
 
 
-def _language(pdf: PdfDocument, rules: ReadingRules) -> str:
+def _language(pdf: PdfDocument, rules: ReadingRules, at_page: Callable[[], None]) -> str:
     if rules.lang != "auto":
         return rules.lang
-    lang = detect_language(pdf, rules.models, rules.dpi)
+    lang = detect_language(pdf, rules.models, rules.dpi, at_page)
     if lang is None:
         raise Unreadable("its language cannot be told: give it with --lang")
     if rules.method != "text" and LANGUAGES[lang].tesseract not in rules.models:
@@ -212,12 +214,18 @@ def journal_path(book: Book, output_dir: Path) -> Path:
 
 
 def open_journal(book: Book, rules: ReadingRules, output_dir: Path) -> Journal:
-    """The book's journal; one of other rules or of another file is thrown away."""
-    journal = Journal(journal_path(book, output_dir))
+    """The book's journal; one of other rules or of another file is thrown away, and one that two commands broke, which
+    read the book at once: its pages can be read again."""
+    path = journal_path(book, output_dir)
+    try:
+        journal = Journal(path)
+    except MissingInputError:
+        path.unlink()
+        journal = Journal(path)
     if journal.rows and journal.rows[0].get("fingerprint") != made_by(book, rules)["fingerprint"]:
         journal.close()
-        journal.path.unlink()
-        journal = Journal(journal.path)
+        path.unlink()
+        journal = Journal(path)
     return journal
 
 

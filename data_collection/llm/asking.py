@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.files import Journal, read_json
-from configs.progress import Progress, log
+from configs.locks import hold
+from configs.progress import Progress
 from data_collection.llm.servers import Answer, Request, Server
 from data_collection.questions.answers import without_thoughts
 
 LATER_TEMPERATURE = 0.7  # the first attempt is greedy; the same again would be the same
 SECONDS_TO_DISK = 1.0  # a flush for each answer would hold the others up: 6 ms on a busy disk
-SECONDS_TO_LOCK = 10.0  # a killed command's worker process ends a moment after it
 _MAX_REFUSED_AT_FIRST = 20
+_BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 class Item(Protocol):
@@ -32,8 +31,8 @@ class Item(Protocol):
         """What to ask in the step after those with the results `earlier`; `attempt` counts from 0."""
 
     def check(self, text: str, hit_limit: bool, earlier: list[Any]) -> tuple[Any, str]:
-        """The result in the server's text without its thoughts (JSON-able), and what is wrong with it ("" for
-        nothing)."""
+        """The result in the server's text without its thoughts, with one blank line for several (JSON-able), and what
+        is wrong with it ("" for nothing)."""
 
 
 def sampling(attempt: int) -> dict[str, Any]:
@@ -111,48 +110,13 @@ class Attempts:
         self._hold.close()
 
 
-def hold(path: Path) -> IO[str]:
-    """Keep other commands from a journal until what is returned is closed or this process ends: two writers double
-    rows, and cut each other's.
-
-    Raises:
-        SettingsError: another command has it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - the caller's to close
-    if not _lock(file, path):
-        file.close()
-        raise SettingsError(
-            "another command is asking for the same output",
-            where=path,
-            todo="wait for it or end it; then the same command goes on from where it was",
-        )
-    return file
-
-
-def _lock(file: IO[str], path: Path) -> bool:
-    """Whether the file is ours alone; true also where the file system has no locks."""
-    end = time.monotonic() + SECONDS_TO_LOCK
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.1)
-        except OSError as error:
-            log.info(f"{path} cannot be locked ({error.strerror}): give no second command the same output")
-            return True
-
-
 def ask_until_good(
     server: Server, items: Callable[[], Iterable[Item]], attempts: Attempts, max_attempts: int, progress: Progress
 ) -> None:
     """Ask until each item is good or had its attempts; those that the journal has are not made again.
 
     In rounds: all items their next step once, then those that are not done their next, and so on. A request that the
-    server did not answer at all is no attempt.
+    server did not answer at all is no attempt. What the journal's attempts cost counts against the server's budget.
 
     Args:
         server: whom to ask.
@@ -165,6 +129,7 @@ def ask_until_good(
         EnvironmentFailure: the server did not answer for some items; all others had their attempts.
         SettingsError: it refuses all requests; none of these counts as an attempt.
     """
+    server.spent += attempts.cost
     rounds = _Rounds(server, attempts, max_attempts, progress)
     while rounds.num_asked:
         rounds.num_asked = 0
@@ -201,7 +166,9 @@ class _Rounds:
             return
         result, problem = None, answer.error or ""
         if answer.text is not None:
-            result, problem = item.check(without_thoughts(answer.text), answer.hit_limit, earlier)
+            # A model that loops writes blank lines by the thousand, and patterns look for a line's end from each.
+            text = _BLANK_LINES.sub("\n\n", without_thoughts(answer.text))
+            result, problem = item.check(text, answer.hit_limit, earlier)
         row = {
             "id": answer.key,
             "attempt": self.attempts.tried(item.id),

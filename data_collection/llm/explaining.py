@@ -175,7 +175,7 @@ def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
         record.finish(
             "finished", len(failed), model=server.model, problems=dict(attempts.problems), cost=cost, **figures
         )
-    log.info(f"{num_good:,} of {num_wanted:,} rationales written, {server.spent:.4f} spent now")
+    log.info(f"{num_good:,} of {num_wanted:,} rationales written, {cost:.4f} spent")
     print(settings.output_dir)
     return failed.exit_code
 

@@ -220,16 +220,27 @@ def read_passages(shard: Shard, rules: RewriteRules, failed: FailedItems) -> Ite
 
 
 @functools.cache
-def _server(settings: tuple[Any, ...]) -> Server:
+def _server(settings: tuple[Any, ...], spent: float) -> Server:
     """One for all shards of a process, so that they share its budget."""
-    return Server(ServerSettings(*settings))
+    server = Server(ServerSettings(*settings))
+    server.spent = spent
+    return server
 
 
 def rewrite_shard(
-    shard: Shard, failed: FailedItems, *, output_dir: Path, rules: RewriteRules, server_settings: ServerSettings
+    shard: Shard,
+    failed: FailedItems,
+    *,
+    output_dir: Path,
+    rules: RewriteRules,
+    server_settings: ServerSettings,
+    spent: float = 0.0,
 ) -> dict[str, Any]:
-    """Ask about the passages of a shard and write its pairs; returns the numbers for its marker."""
-    server = _server(astuple(server_settings))
+    """Ask about the passages of a shard and write its pairs; returns the numbers for its marker.
+
+    `spent` is what shards that are done have cost of this task's budget.
+    """
+    server = _server(astuple(server_settings), spent)
 
     def wanted() -> Iterator[Passage]:
         return (passage for passage in read_passages(shard, rules, Heard()) if not passage.problem)

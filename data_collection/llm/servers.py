@@ -92,7 +92,8 @@ class Server:
 
     Attributes:
         model: the name asked for.
-        spent: cost so far, by the settings' prices and the server's counts of tokens.
+        spent: cost so far, by the settings' prices and the server's counts of tokens; who keeps a journal adds what it
+            says of earlier commands, so that one that was killed does not begin its budget anew.
     """
 
     def __init__(self, settings: ServerSettings):

@@ -261,6 +261,6 @@ def translate_questions(settings: Any, server_settings: ServerSettings) -> int:
             problems=dict(attempts.problems),
             cost=cost,
         )
-    log.info(f"{written.total():,} of {num_wanted:,} translations written, {server.spent:.4f} spent now")
+    log.info(f"{written.total():,} of {num_wanted:,} translations written, {cost:.4f} spent")
     print(settings.output_dir)
     return failed.exit_code

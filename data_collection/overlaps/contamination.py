@@ -13,7 +13,7 @@ import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +297,18 @@ def find_test_files(test: Sequence[str | Path]) -> list[Path]:
 def read_test_questions(test: Sequence[str | Path], failed: FailedItems) -> list[Question]:
     """The usable questions of a test set; rows that cannot be used go to `failed`.
 
+    Ids say split, language and line; where several files are of one language, file and line.
+
     Raises:
         MissingInputError: a file or folder does not exist or holds no usable test question.
     """
-    questions = [question for path in find_test_files(test) for question in read_questions(path, "Test", failed)]
+    files = find_test_files(test)
+    num_files = Counter(path.stem for path in files)
+    questions = [
+        question if num_files[path.stem] == 1 else replace(question, id=f"{path}:{question.id.rpartition('/')[2]}")
+        for path in files
+        for question in read_questions(path, "Test", failed)
+    ]
     if not questions:
         raise MissingInputError(
             "the test set holds no usable question",

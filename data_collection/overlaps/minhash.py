@@ -17,6 +17,7 @@ import numpy as np
 
 SHINGLE_SIZE = 5
 NUM_BANDS = 16
+MAX_ROWS = 32
 MIN_BAND_CHANCE = 0.989  # that two documents exactly as similar as the threshold share a band
 TABLE_SIZE = 0x20000  # planes 0 and 1; what lies above are ideographs
 SPACE, WORD, FOLDED = np.uint32(1 << 31), np.uint32(1 << 30), np.uint32(0x1FFFFF)
@@ -42,11 +43,13 @@ class Shingles(NamedTuple):
 def rows_per_band(min_similarity: float) -> int:
     """MinHash values a band: as many as leave a pair of just `min_similarity` `MIN_BAND_CHANCE` to share a band.
 
-    More rows mean fewer pairs to verify. A pair of Jaccard similarity s shares a band with probability
-    1 - (1 - s^rows)^bands (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4).
+    More rows mean fewer pairs to verify; above `MAX_ROWS` (similarities from .96 on) they cost more than they save. A
+    pair of Jaccard similarity s shares a band with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman, Ullman,
+    "Mining of Massive Datasets", section 3.4).
     """
     needed = 1 - (1 - MIN_BAND_CHANCE) ** (1 / NUM_BANDS)
-    return max(1, int(math.log(needed) / math.log(min_similarity))) if min_similarity < 1 else 32
+    wanted = math.log(needed) / math.log(min_similarity) if min_similarity < 1 else math.inf
+    return int(max(1, min(wanted, MAX_ROWS)))
 
 
 @functools.cache

@@ -27,7 +27,8 @@ def draw_figure(record: Mapping[str, Any], output_dir: Path) -> list[Path]:
 
     topics = topics_by_language(record)
     # A fixed salt and no date: the same record gives the same bytes.
-    with rc_context({"svg.hashsalt": "questions", "font.family": "DejaVu Sans", "font.size": 9}):
+    plain = {"text.parse_math": False}  # topics are texts of rows, and a dollar sign no formula
+    with rc_context({"svg.hashsalt": "questions", "font.family": "DejaVu Sans", "font.size": 9, **plain}):
         height = 0.36 * len(record["groups"]) + 1.6
         figure = Figure(figsize=(9.0, height + (0.26 * len(topics) + 1.2 if topics else 0)), layout="constrained")
         FigureCanvasAgg(figure)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import FailedItems, MissingInputError, SettingsError
+from configs.languages import language
 from data_collection.questions.question import LETTERS, Question
 from data_collection.questions.rows import Row, csv_rows, json_rows, plain_text, sentences, table_rows
 
@@ -92,7 +93,10 @@ def read_source_set(name: str, folder: Path, failed: FailedItems, split: str | N
                     fields = {"lang": lang, **asked.question(row)}
                     place = f"{name}/{file}/{fields.pop('key', None) or f'{number:05d}'}"
                     places[place] += 1  # one real set gives the same id to two rows
-                    yield Question(id=place if places[place] == 1 else f"{place}-{places[place]}", **fields)
+                    question = Question(id=place if places[place] == 1 else f"{place}-{places[place]}", **fields)
+                    if language(question.lang).spaced and _is_cjk(question.question):
+                        raise ValueError(f"in Chinese or Japanese, wanted {language(question.lang).name}")
+                    yield question
                 except KeyError as error:
                     failed.add(where, f"missing field {error}")
                 except (ValueError, TypeError, AttributeError) as error:
@@ -112,6 +116,11 @@ def find_set_files(name: str, folder: Path, split: str | None = None) -> list[Pa
     ]  # "~$" is Excel's own note of an open file
     word = re.compile(rf"(^|[^a-z]){re.escape(split.lower())}([^a-z]|$)") if split else None
     return [path for path in found if word is None or word.search(str(path.relative_to(folder)).lower())]
+
+
+def _is_cjk(text: str) -> bool:
+    """Whether most letters are Chinese or Japanese: MedQA's archive has folders of several languages in one."""
+    return 2 * len(re.findall("[\u3040-\u30ff\u3400-\u9fff]", text)) > sum(map(str.isalpha, text))
 
 
 def _language(asked: SourceSet, path: Path) -> str:

@@ -12,8 +12,9 @@ from configs import records
 from configs.errors import EnvironmentFailure, FailedItems
 from configs.files import Journal, fingerprint
 from configs.languages import LANGUAGES, language
+from configs.locks import hold
 from configs.progress import Progress, log
-from data_collection.llm.asking import hold, model_of_finished
+from data_collection.llm.asking import model_of_finished
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Answer, Request, Server
 from inference.judges.ratings import (
@@ -150,7 +151,7 @@ def judge(settings: Any, server_settings: ServerSettings) -> int:
             write_ratings(ratings, settings.output_dir, about)
         failed.write(settings.output_dir / "failures.jsonl")
         record.finish("finished", len(failed), **about)
-    log.info(f"{len(journal.rows):,} judgements, {num_unreadable:,} unreadable, {server.spent:.4f} spent now")
+    log.info(f"{len(journal.rows):,} judgements, {num_unreadable:,} unreadable, {cost:.4f} spent")
     if ratings:
         print((settings.output_dir / "ratings.md").read_text(encoding="utf-8"))
     return failed.exit_code
@@ -182,6 +183,7 @@ def ask(server: Server, chosen: Sequence[Shared], settings: Any, journal: Journa
         journal.append([_judgement(answer, by_id[answer.key[0]], request(answer.key)[1], settings, server)])
         progress.advance(1)
 
+    server.spent += sum(row["cost"] for row in journal.rows)  # the budget is of the whole, whatever was killed
     server.ask((request(key)[0] for key in todo), on_answer)
     progress.close()
     if unanswered:

@@ -4,7 +4,8 @@
 
 tests: the page tests of DATA/pdf/pages by our text path, our image path (--method ocr), bare pypdfium2, and bare
 Tesseract on the pages drawn at 300 dpi. speed, processes: the pages of DATA/pdf/pages/en drawn at 200 dpi, as books of
-pictures; one thread each. memory: the highest of any process for books of 50 and 200 pages.
+pictures; one thread each; OCRmyPDF takes part where it is installed (pip install ocrmypdf). memory: the highest of any
+process for books of 50 and 200 pages.
 """
 
 import sys
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import MissingInputError
+from configs.errors import EnvironmentFailure, MissingInputError
 from configs.files import REPOSITORY, read_json, write_json
 from configs.languages import language
 from configs.progress import track
@@ -57,12 +58,24 @@ class BenchOcrSettings:
 
 
 def read_books(inputs: Path, output_dir: Path, lang: str, *more: str) -> float:
-    """Run our command; return its seconds."""
+    """Run our command; return its seconds.
+
+    Raises:
+        EnvironmentFailure: it ended otherwise than with 0 or, for pages that failed, 5: nothing was measured.
+    """
     shutil.rmtree(output_dir, ignore_errors=True)
     words = ["--input", inputs, "--output_dir", output_dir, "--lang", lang, *more]
     started = time.monotonic()
-    subprocess.run([sys.executable, OCR, *words], check=False, capture_output=True)
-    return time.monotonic() - started
+    done = subprocess.run([sys.executable, OCR, *words], check=False, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    if done.returncode not in (0, 5):
+        raise EnvironmentFailure(
+            f"ocr.py ended with exit code {done.returncode}",
+            where=inputs,
+            found=done.stderr[-500:],
+            todo="put right what it says; until then nothing is measured",
+        )
+    return seconds
 
 
 def texts_of(output_dir: Path) -> dict[str, str]:
@@ -163,11 +176,15 @@ def measure_speed(settings: BenchOcrSettings) -> dict[str, Any]:
         return time.monotonic() - started
 
     result: dict[str, Any] = {"pages": num_pages}
+    if rival := shutil.which("ocrmypdf"):
+        version = subprocess.run([rival, "--version"], check=True, capture_output=True, text=True)
+        result["OCRmyPDF"] = version.stdout.strip()
+    print(f"OCRmyPDF: {result.get('OCRmyPDF', 'not installed (pip install ocrmypdf)')}", flush=True)
     for num_workers in (1, 2):
         ours, theirs = [], []
         for _ in range(2):
             ours.append(read_books(folder / "books", folder / "out", "en", "--num_processes", str(num_workers)))
-            if shutil.which("ocrmypdf"):
+            if rival:
                 theirs.append(seconds_of_ocrmypdf(num_workers))
         found = {"ours": num_pages / min(ours)}
         if theirs:
@@ -193,9 +210,9 @@ def measure_processes(settings: BenchOcrSettings) -> dict[str, Any]:
         shutil.rmtree(folder / f"out-{half}", ignore_errors=True)
     started = time.monotonic()
     running = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for words in halves]
-    for process in running:
-        process.wait()
+    codes = [process.wait() for process in running]
     two = time.monotonic() - started
+    assert codes == [0, 0], codes
     result = {"two_processes": num_pages / one, "two_runs": num_pages / two, "ratio": two / one}
     print("pages a second: " + ", ".join(f"{name} {value:.2f}" for name, value in result.items()))
     return result
