@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     STOPPED = 143  # as after SIGTERM: not done, the same command goes on
 
 
+_OWN_PACKAGES = ("configs", "data_collection", "pretrain", "finetune", "inference", "scripts")
 EXIT_CODE_FILE = "EXIT_CODE_FILE"  # environment variable: where processes under torchrun leave their exit code
 
 
@@ -155,7 +156,7 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         code = error.code
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("configs", "data_collection", "pretrain", "finetune", "inference"):
+        if (error.name or "").split(".")[0] in _OWN_PACKAGES:
             raise
         problem = EnvironmentFailure(
             f"the package {error.name} is not installed", where=sys.executable, todo=_setup_hint()

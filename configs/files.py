@@ -13,9 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from configs.errors import MissingInputError
+from configs.errors import MissingInputError, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# File names that are not UTF-8 (from archives of other systems) hold half surrogates: written as JSON writes them.
+_ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}
+
+
+def _make_folder_of(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise SettingsError("the output folder is a file", where=path.parent, todo="give another folder") from None
 
 
 @contextmanager
@@ -23,9 +32,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary name beside `path`; on success flush it to disk and rename it to `path`, else remove it.
 
     Two processes that write the same path do no harm: each has a name of its own and the last rename wins.
+
+    Raises:
+        SettingsError: where its folder should be is a file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder_of(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -50,7 +62,7 @@ def atomic_open(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under `path` only when the block ends without an error."""
     with (
         atomic_path(path) as temporary,
-        open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file,
+        open(temporary, mode) if "b" in mode else open(temporary, mode, newline="\n", **_ENCODING) as file,
     ):
         yield file
 
@@ -88,6 +100,9 @@ class Journal:
         seconds_to_disk: a row is with the system at once, so that no kill loses it; when the next one is appended so
             many seconds after the last flush to the disk, all are flushed (a flush takes milliseconds, and a power cut
             costs the rows since the last one).
+
+    Raises:
+        MissingInputError: another line than the last is broken, which no kill does. Nothing of the file is changed.
     """
 
     def __init__(
@@ -97,22 +112,35 @@ class Journal:
         seconds_to_disk: float = 0.0,
     ):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder_of(self.path)
         self.rows: list[dict[str, Any]] = []
         self._on_row = on_row or (lambda row, _: self.rows.append(row))
         self._seconds_to_disk, self._flushed = seconds_to_disk, time.monotonic()
         self._num_bytes = 0
         self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
         self._file.seek(0)
-        for line in self._file:
+        for number, line in enumerate(self._file, 1):
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError):
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                self._refuse_unless_last(number, getattr(error, "msg", "not UTF-8"))
                 break
             if not line.endswith(b"\n"):
                 break
             self._take(row, line)
         self._file.truncate(self._num_bytes)
+
+    def _refuse_unless_last(self, number: int, found: str) -> None:
+        if self._file.read(1):
+            self._file.close()
+            raise MissingInputError(
+                "a line of a journal is broken, and lines follow it",
+                where=f"{self.path}:{number}",
+                found=found,
+                wanted="one JSON object a line; a kill breaks none but the last",
+                todo=f"put the file back from a copy, or cut it off there (sed -i '{number},$d' FILE); then the same "
+                "command, which makes again what was cut off",
+            )
 
     def _take(self, row: dict[str, Any], line: bytes) -> None:
         self._on_row(row, self._num_bytes)
@@ -120,7 +148,7 @@ class Journal:
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Write rows; they are with the system, and by `seconds_to_disk` on the disk, before it returns."""
-        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode(**_ENCODING) for row in rows]
         self._file.write(b"".join(lines))
         self._file.flush()
         if time.monotonic() - self._flushed >= self._seconds_to_disk:
@@ -144,7 +172,7 @@ class Journal:
 def fingerprint(value: Any) -> str:
     """A short hash of any JSON-able value; equal values give equal hashes whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(**_ENCODING)).hexdigest()[:16]
 
 
 def sha256_file(path: Path | str) -> str:

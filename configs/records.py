@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from configs.files import REPOSITORY, atomic_open, fingerprint, read_json, write
 from configs.progress import log
 
 RUNS = REPOSITORY / "runs"
+_BEGUN = time.time()  # of this process
 _PACKAGES = (
     "torch transformers accelerate deepspeed peft datasets tokenizers pyarrow pypdfium2 pytesseract nltk sacrebleu"
 )
@@ -117,6 +118,18 @@ class RunRecord:
         self.write()
 
 
+def _worked_seconds(record: dict[str, Any], path: Path) -> float:
+    """Seconds of the lives so far; of one that SIGKILL ended, up to the last change that it made in its folder."""
+    seconds = record.get("wall_seconds", 0.0)
+    if record.get("status") == "running":
+        changes = [path.stat().st_mtime]  # when the record was written, to which its seconds go
+        for entry in path.parent.iterdir():
+            with suppress(FileNotFoundError):  # of another command, which works here too
+                changes.append(entry.lstat().st_mtime)
+        seconds += max(change for change in changes if change <= max(_BEGUN, changes[0])) - changes[0]
+    return seconds
+
+
 def _shown(value: Any) -> str:
     return str(value) if len(str(value)) < 200 else str(value)[:200] + "..."
 
@@ -179,7 +192,7 @@ def run_record(output_dir: Path, stage: str, settings: dict[str, Any], identity:
                 wanted=f"a folder of its own for {stage}",
                 todo="give another --output_dir",
             )
-        record._earlier_seconds = old.get("wall_seconds", 0.0)
+        record._earlier_seconds = _worked_seconds(old, record.path)
         record.data.update(lives=old.get("lives", 1) + 1, started=old.get("started"), result=old.get("result", {}))
     record.write()
     diff = _git("diff", "HEAD")

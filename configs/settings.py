@@ -127,6 +127,7 @@ class _Reader:
                     assert item.name not in self.owner, f"two dataclasses have a field {item.name}"
                     self.owner[item.name], self.fields[item.name] = cls, item
                     self.annotations[item.name] = hints[item.name]
+        self.given: set[str] = set()  # what was said, perhaps wrongly
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
 
@@ -136,6 +137,7 @@ class _Reader:
             hint = f"; near: {', '.join(near)}" if near else ""
             self.problems.append(f"{where}: unknown setting {name!r}{hint}")
             return
+        self.given.add(name)
         try:
             self.values[name] = convert(value, self.annotations[name])
         except (ValueError, TypeError, json.JSONDecodeError):
@@ -178,6 +180,7 @@ class _Reader:
             elif not values and _is_bool(annotation):
                 self.take(name, True, "command line")
             elif len(values) != 1:
+                self.given.add(name)
                 self.problems.append(f"command line: {name} wants one {_kind(annotation)}, found {len(values)} values")
             else:
                 self.take(name, values[0], "command line")
@@ -188,11 +191,12 @@ class _Reader:
             if _is_list(self.annotations[positional[0]]):
                 self.take(positional[0], loose, "command line")
             elif len(loose) > 1:
+                self.given.add(positional[0])
                 self.problems.append(f"command line: {positional[0]} wants one value, found {loose}")
             else:
                 self.take(positional[0], loose[0], "command line")
         for name, item in self.fields.items():
-            if item.default is MISSING and item.default_factory is MISSING and name not in self.values:
+            if item.default is MISSING and item.default_factory is MISSING and name not in self.given:
                 label = name if item.metadata.get("positional") else f"--{name}"
                 self.problems.append(f"command line: {label} is missing: {item.metadata.get('help', '')}")
 

@@ -31,6 +31,33 @@ languages() { # of the files of a kind: documents or PDFs
   esac
 }
 
+require_input() { # what a stage hours from now would miss: settings, languages, questions, the model
+  local name
+  for name in prepare pretrain finetune eval; do
+    if [[ ! -f $settings/$name.yaml ]]; then
+      printf 'error: a file of settings is missing\n  where: --settings %s\n  wanted: %s\n  what to do: %s\n' \
+        "$(realpath -m "$settings")" "prepare.yaml, pretrain.yaml, finetune.yaml and eval.yaml in it" \
+        "copy configs/demo and change the copy" >&2
+      exit 3
+    fi
+  done
+  python -c '
+import sys
+from configs.errors import run
+from configs.languages import language
+from data_collection.questions.mmedbench import find_files
+from pretrain.models import find_model
+
+def check(data, model, languages):
+    for code in languages.splitlines():
+        language(code)
+    for split in ("Train", "Test"):
+        find_files(data, split)
+    find_model(model)
+
+run(lambda: check(*sys.argv[1:]))' "$data" "$model" "$all"
+}
+
 shopt -s nullglob
 all=$( (languages documents && languages pdf) | sort -u)
 if [[ -z $all ]]; then
@@ -38,7 +65,10 @@ if [[ -z $all ]]; then
     "documents/LANG.*.jsonl or pdf/pages/LANG/ in it" "give a folder of this layout, such as assets/sample" >&2
   exit 3
 fi
-[[ -n $dry_run ]] || begin_stages
+if [[ -z $dry_run ]]; then
+  require_input
+  begin_stages
+fi
 books=" $(languages pdf | tr '\n' ' ') "
 filters=()
 filtered=()

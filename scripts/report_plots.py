@@ -81,12 +81,10 @@ def loss_picture(loss: Points, dev_loss: Points) -> Picture:
             *zip(*thinned, strict=True), color=_AFTER, linewidth=1.4, label="training", marker="." * (len(loss) < 40)
         )
         if dev_loss:
-            ax.plot(
-                *zip(*dev_loss, strict=True), "o", color="#D55E00", markersize=5, label="held out, mean of languages"
-            )
+            ax.plot(*zip(*dev_loss, strict=True), "o", color="#D55E00", markersize=5, label="held out, all languages")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("step")
-        ax.set_ylabel("loss")
+        ax.set_ylabel("loss of a token, nats")
         ax.legend(frameon=False)
         return _finished(figure)
 

@@ -49,11 +49,6 @@ def numbers(value: Any) -> dict[str, int | float]:
     return {name: found for name, part in items(value).items() if (found := number(part)) is not None}
 
 
-def percent(share: float | None) -> str:
-    """A share as percents with one decimal, or a dash."""
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; nothing for an absent file, and lines that are no object are passed over."""
     try:

@@ -9,8 +9,9 @@ from typing import Any
 
 from configs.files import read_json
 from configs.progress import duration
+from inference.scores.score_tables import percent
 from inference.scoring import PREDICTIONS_FILE
-from scripts.report_reading import READ_ERRORS, Stage, items, json_rows, language_name, number, numbers, percent
+from scripts.report_reading import READ_ERRORS, Stage, items, json_rows, language_name, number, numbers
 
 STAGES = {
     "ocr": "books to text",

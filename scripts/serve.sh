@@ -7,11 +7,11 @@
 # ends both. Exit codes: those of the README.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck disable=SC1091
-if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
+source scripts/shell.sh
+use_environment
 
 if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
-  sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' scripts/serve.sh
+  show_help
   exit $(($# == 0 ? 2 : 0))
 fi
 port=${SERVER_PORT:-8000} cache="" pids=()

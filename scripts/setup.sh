@@ -6,15 +6,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+slurm="" chromium=""
+source scripts/shell.sh
+read_arguments "" "slurm chromium" "$@"
+
 packages=(tesseract-ocr tesseract-ocr-eng tesseract-ocr-fra tesseract-ocr-spa tesseract-ocr-rus tesseract-ocr-jpn
   tesseract-ocr-jpn-vert tesseract-ocr-chi-sim tesseract-ocr-osd fonts-noto-cjk g++)
-for argument in "$@"; do
-  case $argument in
-    --slurm) packages+=(slurmctld slurmd slurm-client munge iproute2) ;;
-    --chromium) packages+=(chromium) ;;
-    *) echo "error: unknown argument $argument (there are --slurm and --chromium)" >&2 && exit 2 ;;
-  esac
-done
+[[ -z $slurm ]] || packages+=(slurmctld slurmd slurm-client munge iproute2)
+[[ -z $chromium ]] || packages+=(chromium)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -1,6 +1,10 @@
 # What shell scripts share: their arguments and their environment. They source it from the repository root.
 # shellcheck shell=bash
 
+show_help() { # the head of the script that was called
+  sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "scripts/${0##*/}"
+}
+
 # read_arguments "NAMES WITH A VALUE" "NAMES WITHOUT" ARGUMENTS...: sets the variable of each name that is given, to `yes`
 # without a value. --help prints the script's own head.
 read_arguments() {
@@ -9,7 +13,7 @@ read_arguments() {
   while (($#)); do
     name=${1#--}
     if [[ $1 == -h || $1 == --help ]]; then
-      sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//;p}' "scripts/${0##*/}"
+      show_help
       exit 0
     elif [[ ! $1 =~ ^--[a-z_]+$ || $valued$plain != *" $name "* ]]; then
       echo "error: unknown argument $1 (--help lists them)" >&2

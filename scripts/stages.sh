@@ -13,7 +13,11 @@ stages=()         # in order
 # What an earlier, killed command left at work in this folder: a process of it holds the lock, a job bears the comment.
 begin_stages() {
   local left id
-  mkdir -p "$logs"
+  if ! mkdir -p "$logs" || [[ ! -w $run ]]; then
+    printf 'error: the output folder cannot be written\n  where: --output_dir %s\n  what to do: %s\n' "$(realpath -m "$run")" \
+      "give a folder that you may write to" >&2
+    exit 4
+  fi
   exec 9>"$run/.lock"
   flock -n 9 || { echo "waiting: another command works in $run" >&2 && flock 9; }
   [[ -n $slurm ]] || return 0
@@ -26,12 +30,24 @@ begin_stages() {
 }
 
 failed() { # stage, exit code
+  if [[ $2 == 130 || $2 == 143 ]]; then
+    echo "stopped in the stage $1; the same command goes on from there" >&2
+    exit "$2"
+  fi
   echo "error: the stage $1 failed with code $2; its log is $logs/$1.log:" >&2
   # The last message of ours, which torchrun and srun bury under theirs; else the log's end.
   awk '/^error:/ { start = NR; text = "" } start && NR < start + 10 { text = text $0 "\n" }
     { last = $0 } END { printf "%s", text ? text : last "\n" }' "$logs/$1.log" >&2 || true
   echo "the same command goes on from there" >&2
   exit "$2"
+}
+
+refused() { # stage whose job Slurm did not take; those before it would run for nothing
+  unset "job[$1]"
+  ((${#job[@]} == 0)) || scancel "${job[@]}"
+  printf 'error: Slurm did not take the job of the stage %s\n  found: %s\n  what to do: %s\n' "$1" "its message above" \
+    "correct SBATCH_PARTITION, SBATCH_ACCOUNT, ... in the environment or in configs/site.env; then the same command" >&2
+  exit 4
 }
 
 show() { # a command as one could type it
@@ -53,13 +69,14 @@ stage() {
     if [[ -n $dry_run ]]; then
       job[$name]="<$name>" && show "${words[@]}"
     else
-      job[$name]=$("${words[@]}") && echo "submitted ${job[$name]}: $name" >&2
+      job[$name]=$("${words[@]}") || refused "$name"
+      echo "submitted ${job[$name]}: $name" >&2
     fi
   elif [[ -n $dry_run ]]; then
     show bash "$@"
   else
     echo "== $name ($(date +%H:%M:%S)), output $run, log $logs/$name.log" >&2
-    { bash "$@" 2>&1 >/dev/null | tee -a "$logs/$name.log" >&2; } || code=$?
+    { bash "$@" 2>&1 >/dev/null | tee -ai "$logs/$name.log" >&2; } || code=$?
     [[ $code == 0 || $code == 5 ]] || failed "$name" "$code"
   fi
 }
@@ -74,7 +91,8 @@ state_of() { # job: its state and exit code; from the controller, or from the ac
 wait_for_stages() {
   local shown="" missed=0 waiting name state code
   [[ -n $slurm ]] || return 0
-  trap 'echo "interrupted; the jobs go on (scancel ${job[*]} ends them)" >&2; exit 130' INT
+  trap 'echo "interrupted; the jobs go on: scancel ${job[*]} ends them, the same command puts others in their place" >&2
+    exit 130' INT
   while true; do # a controller that does not answer for a while is asked again
     waiting=""
     for name in "${stages[@]}"; do

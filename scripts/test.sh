@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+source scripts/shell.sh
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit; fi # pytest's own: python -m pytest --help
+
 bash scripts/setup.sh --slurm --chromium
 source .venv/bin/activate
 python scripts/download.py smollm2-135m

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -165,7 +167,8 @@ def test_several_classes_positional_and_required():
     data, given = parse("A test.", Data, Training, argv=["wiki", "--source", "book", "--num_steps", "2"])
     assert (data.name, data.source, given.num_steps) == ("wiki", "book", 2)
     assert "name is missing" in refused(classes=(Data, Training))
-    assert "name wants one value" in refused("a", "b", classes=(Data,))
+    twice = refused("a", "b", classes=(Data,))  # what was said wrongly is not missing as well
+    assert "name wants one value" in twice and "is missing" not in twice
     assert "unexpected 'a'" in refused("a")
 
 
@@ -211,6 +214,22 @@ def test_a_failed_run_goes_on_and_is_not_done(tmp_path):
         pass
     saved = read_json(tmp_path / "run.json")
     assert (saved["status"], saved["lives"]) == ("finished", 3) and "error" not in saved
+
+
+def test_the_time_of_a_life_that_sigkill_ended_counts(tmp_path):
+    """Up to what it wrote last; what this life wrote before it opened the record is not of that one."""
+    with pytest.raises(KeyboardInterrupt), records.run_record(tmp_path, "stage", {}, {"input": "a"}) as record:
+        raise KeyboardInterrupt
+    (tmp_path / "run.json").write_text(json.dumps(record.data | {"status": "running", "wall_seconds": 1000.0}))
+    begun = time.time() - 500_000
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "tokenizer.json").touch()
+    for name, after in (("run.json", 0), ("metrics.jsonl", 60_000), ("kept", 40_000)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (begun + after, begun + after))
+    with records.run_record(tmp_path, "stage", {}, {"input": "a"}):
+        pass
+    assert 61_000 <= read_json(tmp_path / "run.json")["wall_seconds"] < 62_000
 
 
 def test_changed_identity_over_old_output_is_refused_showing_both(tmp_path):
@@ -322,6 +341,23 @@ def test_a_journal_survives_being_killed_at_any_byte(tmp_path):
         assert [json.loads(line) for line in lines] == rows == journal.rows
 
 
+@pytest.mark.parametrize("line", [b'{"id": 2, "te\n', b"\xff\xfe\n", b"\0\0\0\n", b"\n"])
+def test_a_journal_broken_before_its_last_line_is_refused_and_left_as_it_is(tmp_path, line):
+    content = b'{"id": 1}\n' + line + b'{"id": 3}\n{"id'
+    (tmp_path / "journal.jsonl").write_bytes(content)
+    with pytest.raises(MissingInputError, match=r"journal\.jsonl:2\n(.|\n)*sed -i '2,\$d'"):
+        Journal(tmp_path / "journal.jsonl")
+    assert (tmp_path / "journal.jsonl").read_bytes() == content
+
+
+def test_an_output_folder_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        for write in (lambda path: write_json(path, {}), Journal):
+            with pytest.raises(SettingsError, match=f"is a file\n  where: {folder}\n"):
+                write(folder / "name")
+
+
 def test_fingerprints_do_not_depend_on_the_order_of_keys(tmp_path):
     assert (
         fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) != fingerprint({"a": 1, "b": [2, 1]})
@@ -331,6 +367,17 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys(tmp_path):
     before = file_identity(tmp_path / "x")
     os.utime(tmp_path / "x", ns=(0, 0))
     assert before["num_bytes"] == 3 and file_identity(tmp_path / "x") != before
+
+
+def test_names_that_are_no_utf_8_are_written_and_read_back(tmp_path):
+    value = {"name": "caf\udce9", "text": "é\\udce9"}  # of the file b"caf\xe9"; the other is text
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    for _ in range(2):
+        with closing(Journal(tmp_path / "a.jsonl")) as journal:
+            journal.append([value])
+            assert journal.rows[-1] == value == journal.read(0)
+    assert fingerprint(value) != fingerprint({**value, "name": "caf\udcea"})
 
 
 def test_json_that_is_absent_or_broken_is_missing_input(tmp_path):

@@ -47,6 +47,7 @@ def test_the_demo_model_comes_whole_or_not_at_all_and_goes_over_nothing(tmp_path
     folder = fetch(DEMO_MODEL, tmp_path / "models" / "demo", None)
     assert {path.name for path in folder.iterdir()} == {"config.json", "download.json"}
     assert list(folder.parent.iterdir()) == [folder]
-    with pytest.raises(SettingsError, match="something else"):  # the user's folder of models, not one of ours
-        fetch(DEMO_MODEL, folder.parent, None)
+    for name in (DEMO_MODEL, "org/model", "tokenizers"):  # the user's folder of models, not one of ours
+        with pytest.raises(SettingsError, match="something else"):
+            fetch(name, folder.parent, None)
     assert fetch(DEMO_MODEL, folder, None) == folder

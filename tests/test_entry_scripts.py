@@ -86,7 +86,7 @@ def test_the_three_commands_say_what_is_missing_before_anything_is_there(command
     assert said[-1].startswith("  what to do: ") and FIRST_COMMANDS[command] in said[-1]
 
 
-@pytest.mark.parametrize("name", ["ablation", "chain", "demo", "serve"])
+@pytest.mark.parametrize("name", ["ablation", "chain", "demo", "serve", "setup", "test"])
 def test_shell_scripts_say_what_they_do_from_any_folder_and_start_nothing_half_told(name, bare, script_env):
     def said(*words):
         command = ["bash", f"{bare.name}/scripts/{name}.sh", *words]
@@ -95,7 +95,7 @@ def test_shell_scripts_say_what_they_do_from_any_folder_and_start_nothing_half_t
     before = sorted(bare.iterdir())  # other tests of this copy may have left a log
     shown = said("--help")
     assert shown.returncode == 0 and f"bash scripts/{name}.sh" in shown.stdout and not shown.stderr
-    if name != "serve":  # whose arguments are the demo page's
+    if name not in ("serve", "test"):  # whose arguments are the demo page's and pytest's
         for words in (["--output_dir"], ["--output_dir", "--dry_run"], ["--output", "x"], ["x"]):
             refused = said(*words)
             assert refused.returncode == 2 and refused.stderr.startswith("error: "), words
@@ -103,6 +103,45 @@ def test_shell_scripts_say_what_they_do_from_any_folder_and_start_nothing_half_t
         refused = said("--data", "assets", "--output_dir", "runs/x")
         assert refused.returncode == 3 and "where: --data " in refused.stderr and "no documents" in refused.stderr
     assert sorted(bare.iterdir()) == before and not (bare / "runs" / "x").exists()
+
+
+def test_the_chain_says_at_once_what_a_stage_hours_later_would_miss(bare, script_env, tmp_path):
+    env = script_env | {"PYTHONPATH": str(bare), "PATH": f"{Path(sys.executable).parent}:{script_env['PATH']}"}
+    shutil.copytree(bare / "assets" / "sample" / "documents", tmp_path / "texts only" / "documents")
+    (tmp_path / "named" / "documents").mkdir(parents=True)
+    (tmp_path / "named" / "documents" / "my notes.es.jsonl").touch()
+    cases = {
+        "there are no Train questions": ["--data", tmp_path / "texts only"],
+        "unknown language 'my notes'": ["--data", tmp_path / "named"],
+        "there is no model": ["--data", "assets/sample", "--model", "models/nowhere"],
+        "prepare.yaml": ["--data", "assets/sample", "--settings", "configs"],
+    }
+    for said, words in cases.items():
+        command = ["bash", "scripts/chain.sh", "--local", "--output_dir", tmp_path / "run", *words]
+        answer = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=60)
+        assert answer.returncode in (2, 3) and answer.stderr.startswith("error: "), answer.stderr
+        assert said in answer.stderr and "  what to do: " in answer.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_when_slurm_refuses_a_job_those_before_it_are_ended(bare, script_env, tmp_path):
+    slurm = {
+        "sinfo": "",
+        "squeue": "",
+        "scancel": f"echo $* >{tmp_path}/cancelled",
+        "sbatch": f"echo >>{tmp_path}/jobs; wc -l <{tmp_path}/jobs; [[ $(wc -l <{tmp_path}/jobs) != 3 ]]",
+    }
+    for name, body in slurm.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "config.json").write_text("{}")
+    env = script_env | {"PYTHONPATH": str(bare)}
+    env["PATH"] = f"{tmp_path}:{Path(sys.executable).parent}:{script_env['PATH']}"
+    command = ["bash", "scripts/chain.sh", "--data", "assets/sample", "--output_dir", tmp_path / "run"]
+    command += ["--model", tmp_path]
+    answer = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 4 and "error: Slurm did not take the job of the stage filter-" in answer.stderr
+    assert sorted((tmp_path / "cancelled").read_text().split()) == ["1", "2"]
 
 
 def test_a_job_started_by_hand_in_an_allocation_finds_the_repository(bare, script_env, tmp_path):

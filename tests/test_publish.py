@@ -120,6 +120,15 @@ def test_the_card_of_an_adapter(chain, capsys, monkeypatch):
     (result,) = data.eval_results  # of this model, not of its base
     assert (result.metric_type, result.metric_value, result.dataset_config) == ("accuracy", 75.0, "French")
     assert result.dataset_args == {"num_questions": 4}
+    # Four questions are not the test set that the hub's tables compare models on.
+    named = "Questions in MMedBench's layout, not its test set"
+    assert (result.dataset_type, result.dataset_name) == ("mmedbench-layout", named)
+    assert f"{named}: 4 test questions; greedy. Accuracy:" in card
+    monkeypatch.setattr("scripts.model_card.NUM_TEST", {"fr": 4})
+    assert run_publish(chain / "adapter", base_model="org/pretrained") == 0
+    card, files, summary = shown(capsys)
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.dataset_type, result.dataset_name) == ("mmedbench", "MMedBench")
     assert "> **For research, not for clinical use.**" in card and "## Intended use" in card and "## Limits" in card
     for line in (
         "| pretraining | 24 | 2 | 512 | 0.0001 |",

@@ -238,7 +238,7 @@ def test_every_section_says_what_the_files_say(page, run_dir):
     assert " ".join(tokens[2].split()) == "75.0 %"
     assert page.row_of("train") == ["train", "144", "98,765", "213", "2.9"]
     perplexities = [row for row in page.rows if row and row[0] == "English" and "-50.0" in row]
-    assert perplexities == [["English", "40", "20", "-50.0"]] * 2
+    assert perplexities == [["English", "40.00", "20.00", "-50.0"]] * 2
     assert "loss 2, learning rate 0.001, gradient norm 1. Median speed 123.4 tokens/s" in page.text
     assert {"✓ right", "✗ wrong", "? unparsed"} & set(page.words) >= {"✓ right", "✗ wrong"}
     assert f"{SCRIPT.replace('1', '#')} page #" in page.text and "10 items failed" in " ".join(page.text.split())

@@ -177,12 +177,15 @@ def _after_each_step(trainer: Any, function: Callable[[], None]) -> None:
 
 
 def _ours(model: Any, words: dict[str, Any], segments: list[Segment], model_path: str, settings: Any) -> Any:
+    from finetune.development import FinetuneTrainer
+    from finetune.styles import PLAIN
     from finetune.tuning import FinetuneArguments
-    from pretrain.training.trainer import PackedTrainer
 
     tokenizer = load_tokenizer(model_path)
     own = {**words, "activation_checkpointing": words.get("gradient_checkpointing")}  # by transformers' later name too
-    return PackedTrainer(
+    return FinetuneTrainer(
+        dev_questions=[],
+        style=PLAIN,
         model=model,
         args=FinetuneArguments(**own),
         train_dataset=PackedExamples(segments, settings.block_size),
@@ -218,17 +221,20 @@ def measure_leak(
 ) -> dict[str, Any]:
     """Largest difference between an example's mean loss in a batch of this way and its loss alone, float32."""
     whose, batch_size, more = WAYS[name]
-    model = load_model(model_path, torch.float32, "sdpa").eval()
+    if whose == "ours":
+        more = {**more, "attn_implementation": attention_of(model_path, choose_attention(None, True, False))}
+    model = load_model(model_path, torch.float32, more.get("attn_implementation", "sdpa")).eval()
     words = {"output_dir": str(settings.output_dir / "trainer"), "report_to": "none", "use_cpu": True, **more}
     words |= {"per_device_train_batch_size": batch_size, "seed": settings.seed, "disable_tqdm": True, "bf16": False}
     trainer = {"ours": _ours, "padded": _padded, "trl": _trl}[whose](model, words, segments, model_path, settings)
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     labels = batch.pop("labels")
     positions = batch.get("position_ids")
     known = {tuple(ids.tolist()) for ids, _ in segments}
     differences = []
     with torch.no_grad():
         losses = _losses(model(**batch, use_cache=False).logits, labels)
+        model.set_attn_implementation("sdpa")  # which examples alone can take
         for row in range(len(labels)):
             starts = [0] if positions is None else (positions[row] == 0).nonzero().flatten().tolist()
             for start, end in zip(starts, [*starts[1:], labels.shape[1]], strict=True):

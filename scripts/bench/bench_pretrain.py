@@ -40,9 +40,11 @@ from configs.settings import parse, setting
 from pretrain.models import find_model, load_model, load_tokenizer
 from pretrain.throughput import flops_per_token, peak_tflops
 from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
-from pretrain.training.attention import VARLEN, as_one_row, choose_attention
+from pretrain.training.attention import BY_SEGMENT, as_one_row, choose_attention, wants_one_row
 
 OVERLAP = 512
+# Beside the segment of a row: a batch of lone segments would be padded to the longest of them only, and not to a block.
+NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 @dataclass
@@ -73,7 +75,7 @@ def train_step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor], devic
     start = time.perf_counter()
     num_targets = int((batch["labels"] != IGNORED).sum())
     inputs = {name: value.to(device) for name, value in batch.items()}
-    if model.config._attn_implementation.startswith(VARLEN):
+    if wants_one_row(model.config._attn_implementation):
         inputs = as_one_row(inputs)
     with torch.autocast(device.type, torch.bfloat16):
         loss = model(**inputs, use_cache=False).loss
@@ -86,7 +88,7 @@ def train_step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor], devic
 
 def measure(settings: BenchPretrainSettings, ways: dict[str, list], model: Any, pad_token_id: int) -> dict[str, Any]:
     """Both ways in turn; tokens a second of each, their ratio, and MFU where the card's peak is known."""
-    device = model.device
+    device, attention = model.device, model.config._attn_implementation
     model.train()
     if device.type == "cuda":
         model.activation_checkpointing_enable()
@@ -96,6 +98,8 @@ def measure(settings: BenchPretrainSettings, ways: dict[str, list], model: Any, 
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in ways}
     for step in range(settings.num_steps + 1):
         for name, rows in ways.items():
+            if attention == BY_SEGMENT:  # which the published way has not
+                model.set_attn_implementation(BY_SEGMENT if name == "packed" else "sdpa")
             chosen = draw.choice(len(rows), settings.batch_size, replace=False)
             measured = train_step(model, optimizer, collate([rows[index] for index in chosen]), device)
             if step:  # the first warms up
@@ -133,7 +137,7 @@ def main() -> int:
     windows = prepare(settings, path, "windows", "--overlap", str(OVERLAP))
     ways = {
         "packed": packed,
-        "one document a row": [[segment] for index in range(len(windows)) for segment in windows[index]],
+        "one document a row": [[segment, NOTHING] for index in range(len(windows)) for segment in windows[index]],
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = choose_attention(None, device.type == "cpu", half_precision=True)

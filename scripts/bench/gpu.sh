@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [[ ! -f .venv/bin/activate ]] || source .venv/bin/activate
-export HF_HUB_OFFLINE=1
+export HF_HUB_OFFLINE=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # a machine lent for an hour has no environment of ours
 
 all=(matmul pretrain-135m-2048 pretrain-1.8b-2048 pretrain-1.8b-8192 pretrain-8b-2048 pretrain-8b-8192 profile
   finetune-1.8b-full finetune-8b-lora evaluate-1.8b evaluate-8b real)

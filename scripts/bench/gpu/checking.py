@@ -24,7 +24,7 @@ def check(settings: GpuBenchSettings) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
-    from pretrain.training.attention import VARLEN, as_one_row, choose_attention
+    from pretrain.training.attention import as_one_row, choose_attention, wants_one_row
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block_size, folder = 512, make_model(settings, SMOLLM2)
@@ -40,7 +40,7 @@ def check(settings: GpuBenchSettings) -> dict[str, Any]:
         def loss_sum(rows: list, model: Any = model, attention: str = attention) -> float:
             batch = {name: value.to(device) for name, value in collate(rows).items()}
             count = (batch["labels"] != IGNORED).sum()
-            batch = as_one_row(batch) if attention.startswith(VARLEN) else batch
+            batch = as_one_row(batch) if wants_one_row(attention) else batch
             with torch.inference_mode():
                 return float(model(**batch, use_cache=False).loss.double() * count)
 

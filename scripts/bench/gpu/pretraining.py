@@ -16,6 +16,8 @@ from typing import Any
 from scripts.bench.gpu.materials import SMOLLM2, GpuBenchSettings, command, make_blocks, make_model
 from scripts.bench.gpu.measures import Measure
 
+KEPT = "ours, nothing recomputed"
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -28,6 +30,8 @@ class Pretraining:
         accumulation: micro-batches a step of either way.
         optim: transformers' name, the same for both.
         deepspeed: configuration of ours, where DeepSpeed is installed.
+        kept: micro-batch of ours with nothing recomputed, 0 where the activations of one block do not fit on 140 GB.
+        recomputed: activations are recomputed in backward, which costs a forward pass that counts as no work.
     """
 
     shape: str
@@ -36,14 +40,16 @@ class Pretraining:
     accumulation: int = 8
     optim: str = "adamw_torch_fused"
     deepspeed: str | None = "configs/deepspeed/zero1.json"
+    kept: int = 0
+    recomputed: bool = True
 
 
 PRETRAINING = {
-    "pretrain-135m-2048": Pretraining(SMOLLM2, 2048, 32),
-    "pretrain-1.8b-2048": Pretraining("mmedlm2_1.8b", 2048, 16),
-    "pretrain-1.8b-8192": Pretraining("mmedlm2_1.8b", 8192, 4),
+    "pretrain-135m-2048": Pretraining(SMOLLM2, 2048, 32, kept=16),
+    "pretrain-1.8b-2048": Pretraining("mmedlm2_1.8b", 2048, 16, kept=8),
+    "pretrain-1.8b-8192": Pretraining("mmedlm2_1.8b", 8192, 4, kept=2),
     # AdamW's states of 8B (96 GB beside weights and gradients) do not fit on one card: Adafactor's do, for both ways.
-    "pretrain-8b-2048": Pretraining("mmed_llama3_8b", 2048, 8, 2, "adafactor", None),
+    "pretrain-8b-2048": Pretraining("mmed_llama3_8b", 2048, 8, 2, "adafactor", None, kept=2),
     "pretrain-8b-8192": Pretraining("mmed_llama3_8b", 8192, 2, 2, "adafactor", None),
 }
 
@@ -52,8 +58,13 @@ def pretraining(settings: GpuBenchSettings) -> Mapping[str, Measure]:
     """The measures of a part."""
     part = PRETRAINING[settings.part]
     if settings.quick:
-        part = replace(part, block_size=512, blocks=2, accumulation=2)
-    return {"ours": partial(measure_ours, settings, part), "published": partial(measure_published, settings, part)}
+        part = replace(part, block_size=512, blocks=2, accumulation=2, kept=min(part.kept, 1))
+    ways = {"ours": part}
+    if part.kept:  # as many blocks a step
+        accumulation = part.blocks * part.accumulation // part.kept
+        ways[KEPT] = replace(part, blocks=part.kept, accumulation=accumulation, recomputed=False)
+    measures = {name: partial(measure_ours, settings, way) for name, way in ways.items()}
+    return measures | {"published": partial(measure_published, settings, part)}
 
 
 def measure_ours(settings: GpuBenchSettings, part: Pretraining) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def measure_ours(settings: GpuBenchSettings, part: Pretraining) -> dict[str, Any
     shutil.rmtree(output, ignore_errors=True)  # a run that was ended is measured anew
     deepspeed = part.deepspeed if importlib.util.find_spec("deepspeed") else None
     words = ["--data", blocks, "--model_name_or_path", model, "--output_dir", output, "--optim", part.optim]
-    words += ["--block_size", part.block_size]
+    words += ["--block_size", part.block_size, "--activation_checkpointing", part.recomputed]
     words += ["--per_device_train_batch_size", part.blocks, "--gradient_accumulation_steps", part.accumulation]
     words += ["--max_steps", settings.num_steps, "--logging_steps", 1, "--save_strategy", "no", "--report_to", "none"]
     command("pretrain/train.py", *words, "--deepspeed", deepspeed or "null")
