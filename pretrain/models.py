@@ -140,9 +140,11 @@ def empty_model(config: Any) -> Any:
 def attention_of(model: str, chosen: str) -> str:
     """The attention that was chosen for the device, or the next best that the model's architecture has.
 
-    Flash or flex attention, then sdpa, then eager: BLOOM, for one, has none but the last.
+    Flash or flex attention or that by segment, then sdpa, then eager: BLOOM, for one, has none but the last.
     """
     from transformers import AutoModelForCausalLM
+
+    from pretrain.training.attention import has_attention_by_segment
 
     config, _ = load_config(base_of(model))
     classes = AutoModelForCausalLM._model_mapping
@@ -150,6 +152,7 @@ def attention_of(model: str, chosen: str) -> str:
     has = {
         "flash": getattr(architecture, "_supports_flash_attn", True),
         "flex_": getattr(architecture, "_supports_flex_attn", True),
+        "sdpa_": has_attention_by_segment(config),
         "sdpa": getattr(architecture, "_supports_sdpa", True),
     }
     if has.get(chosen[:5], True):

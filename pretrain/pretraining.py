@@ -74,7 +74,6 @@ class PretrainArguments(TrainSettings):
     learning_rate: float = setting(2e-5, "highest learning rate")
     weight_decay: float = setting(0.01, "weight decay")
     per_device_train_batch_size: int = setting(8, "blocks a device and micro-batch")
-    per_device_eval_batch_size: int = setting(8, "blocks a device in evaluation")
     num_train_epochs: float = setting(1.0, "passes over the blocks, where max_steps is not given")
     deepspeed: dict | str | None = setting("configs/deepspeed/zero2.json", "DeepSpeed configuration")
 

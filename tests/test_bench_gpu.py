@@ -15,7 +15,7 @@ from scripts.bench.gpu.finetuning import LEAK, best_of_trl
 from scripts.bench.gpu.materials import SMOLLM2, GpuBenchSettings, data_folder, make_model
 from scripts.bench.gpu.measures import run_measures
 from scripts.bench.gpu.page import render
-from scripts.bench.gpu.pretraining import attended_length
+from scripts.bench.gpu.pretraining import PRETRAINING, attended_length, pretraining
 from scripts.bench.gpu.profiling import kind_of, summary
 from scripts.bench.gpu.real import real
 
@@ -82,6 +82,14 @@ def test_a_profile_knows_overlaps_gaps_and_kinds():
     assert kind_of("Memcpy DtoD") == "copies" and kind_of("triton_poi_fused_silu") == "norms, activations, sums"
 
 
+def test_ways_of_pretraining_have_as_many_blocks_a_step(tmp_path):
+    for name, part in PRETRAINING.items():
+        ways = pretraining(GpuBenchSettings(part=name, output_dir=tmp_path))
+        own = [way.args[1] for label, way in ways.items() if label != "published"]
+        assert {way.blocks * way.accumulation for way in own} == {part.blocks * part.accumulation}
+        assert [way.recomputed for way in own] == [True, False][: len(own)]
+
+
 def test_trls_best_is_the_fastest_that_keeps_examples_apart():
     speeds = {"trl, a": 300.0, "trl, b": 200.0, "ours": 900.0, "trl, c": 100.0}
     found = {name: {"useful_tokens_per_second": speed} for name, speed in speeds.items()}
@@ -91,12 +99,16 @@ def test_trls_best_is_the_fastest_that_keeps_examples_apart():
 
 def test_the_page_shows_ratios_shares_errors_and_what_did_not_run():
     speed = "useful_tokens_per_second"
-    way = {"blocks": 16, "accumulation": 8, "optim": "adamw", "deepspeed": None}
+    way = {"blocks": 16, "accumulation": 8, "optim": "adamw", "deepspeed": None, "recomputed": True}
     ours = {speed: 600.0, "tflops": 400.0, "mfu": 0.4, "memory_gib": 70.0, "way": way}
     scores = {"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "bleu_1_sentence": None}
     parts = {
         "matmul": {"product": {"tflops": 800.0}},
-        "pretrain-1.8b-2048": {"ours": ours, "published": {speed: 200.0, "memory_gib": 60.0}},
+        "pretrain-1.8b-2048": {
+            "ours": ours,
+            "ours, nothing recomputed": ours | {speed: 800.0, "way": way | {"blocks": 8, "recomputed": False}},
+            "published": {speed: 200.0, "memory_gib": 60.0},
+        },
         "pretrain-8b-2048": {"ours": ours, "published": {"error": "OutOfMemoryError: x\nmore"}},
         "real": {"base": {"answer_only": scores, "with_rationale": scores}, "rows": {"error": "killed"}},
     }
@@ -105,6 +117,8 @@ def test_the_page_shows_ratios_shares_errors_and_what_did_not_run():
     text = render(found | more, is_real=True)
     line = "| pretrain-1.8b-2048 | 16 x 8, adamw, no DeepSpeed | 600.0 | 200.0 | 3.0 | 400.0 | 0.5 | 40.0 % |"
     assert line in text and "measures nothing" not in text
+    assert "| 8 x 8, adamw, no DeepSpeed, nothing recomputed | 800.0 | 200.0 | 4.0 |" in text
+    assert text.count("| pretrain-8b-2048 |") == 1
     assert "- pretrain-8b-2048, published: OutOfMemoryError: x\n" in text and "- profile: not run" in text
     assert "| base | 25.0 % (20.0 to 30.0) | 25.0 % (20.0 to 30.0) | - | - | - |" in text
     assert "## Profile" not in text and "## Fine-tuning" not in text

@@ -24,6 +24,7 @@ from pretrain.token_blocks import block_files
 from pretrain.token_blocks.block_files import DOCUMENT
 from pretrain.token_blocks.blocks import IGNORED, Collator, TokenBlocks
 from pretrain.token_blocks.indexing import is_held_out, last_held_out
+from scripts.bench.bench_pretrain import NOTHING
 
 WORDS = [
     "heart",
@@ -166,6 +167,13 @@ def loss_and_gradients(model, batches):
         loss.backward()
         total += loss.item()
     return total, torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def test_the_published_rows_of_the_benchmark_are_padded_to_a_block_and_lone_examples_to_the_longest():
+    segment = (np.arange(10), np.arange(10))
+    assert Collator(48, 1)([[segment]])["input_ids"].shape == (1, 10)
+    batch = Collator(48, 1)([[segment, NOTHING]])
+    assert batch["input_ids"].shape == (1, 48) and int((batch["labels"] != IGNORED).sum()) == 9
 
 
 def test_a_packed_block_teaches_what_its_documents_teach_one_by_one(tiny_model):

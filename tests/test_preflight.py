@@ -1,17 +1,20 @@
 """Before the first step: what is checked is refused with its number, and the check leaves no trace."""
 
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
+from transformers.integrations import flex_attention as flex
 
 from configs.errors import EnvironmentFailure
 from pretrain.models import load_model
 from pretrain.token_blocks.blocks import IGNORED, Collator
 from pretrain.training import attention, checkpoints, preflight
-from pretrain.training.attention import as_one_row, choose_attention
+from pretrain.training.attention import BY_SEGMENT, as_one_row, choose_attention
 from pretrain.training.loss_plot import plot_losses
 from pretrain.training.metering import Meter
 
@@ -112,7 +115,7 @@ def test_the_dry_step_goes_through_every_layer_and_leaves_no_trace(tiny_model, m
 def test_the_attention_is_the_best_that_keeps_documents_apart(monkeypatch):
     installed = {"flash_attn": object()}
     monkeypatch.setattr(attention.importlib.util, "find_spec", installed.get)
-    assert choose_attention(None, on_cpu=True, half_precision=True) == "sdpa"
+    assert choose_attention(None, on_cpu=True, half_precision=True) == BY_SEGMENT
     assert choose_attention(None, on_cpu=False, half_precision=True) == "flash_attention_2"
     assert choose_attention(None, on_cpu=False, half_precision=False) == "flex_attention"
     assert choose_attention("eager", on_cpu=False, half_precision=True) == "eager"
@@ -121,6 +124,39 @@ def test_the_attention_is_the_best_that_keeps_documents_apart(monkeypatch):
     for on_cpu, half_precision in ((True, True), (False, False)):
         with pytest.raises(ValueError, match="needs a GPU and bf16"):
             choose_attention("flash_attention_2", on_cpu, half_precision)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])  # rotary embeddings leave float32, norms of queries too
+def test_flex_attention_computes_in_the_type_of_autocast(family, monkeypatch):
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
+    config = AutoConfig.for_model(family, vocab_size=50, num_hidden_layers=1, **shape)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="flex_attention", dtype=torch.float32)
+    seen = []
+
+    def eager(query, key, value, training, **more):
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return flex.flex_attention(query, key, value, **more)
+
+    monkeypatch.setattr(flex, "compile_friendly_flex_attention", eager)
+    monkeypatch.setattr(masking_utils, "create_block_mask", partial(_uncompiled, masking_utils.create_block_mask))
+    batch = {name: value % 50 for name, value in Collator(48, 1)(blocks(2)).items() if name != "labels"}
+    with torch.no_grad():
+        exact = model(**batch).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(**batch).logits
+    assert seen == [{torch.float32}, {torch.bfloat16}]
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
+    assert torch._dynamo.config.recompile_limit >= 64
+
+
+def _uncompiled(create, **more):
+    return create(**{**more, "_compile": False})
 
 
 def test_a_batch_in_one_row_for_variable_length_kernels(tiny_model):

@@ -25,7 +25,7 @@ from configs.errors import SettingsError
 from configs.files import read_json
 from pretrain.models import load_model
 from pretrain.token_blocks.blocks import IGNORED, Collator
-from pretrain.training import checkpoints
+from pretrain.training import callbacks, checkpoints
 from pretrain.training.callbacks import (
     STOP_FILE,
     CompleteCheckpointCallback,
@@ -33,7 +33,7 @@ from pretrain.training.callbacks import (
     StopFileCallback,
     read_metrics,
 )
-from pretrain.training.launching import code_when_stopped
+from pretrain.training.launching import code_when_stopped, end_of_job
 from pretrain.training.train_settings import TrainSettings
 from pretrain.training.trainer import PackedTrainer, prepare_to_start, train
 
@@ -326,6 +326,8 @@ def test_settings_that_would_lose_a_run_are_refused():
         return TrainSettings(output_dir="unused", bf16=False, use_cpu=True, report_to="none", **more).problems()
 
     assert problems() == []
+    few = {"per_device_train_batch_size": 3}  # what memory there is for in training; as many in evaluation
+    assert TrainSettings(output_dir="unused", bf16=False, use_cpu=True, report_to="none", **few).eval_batch_size == 3
     assert "wanted 2 or more" in problems(save_total_limit=1)[0]
     for name, value in {"per_device_eval_batch_size": 0, "learning_rate": -1.0, "num_train_epochs": 0.0}.items():
         (found,) = problems(**{name: value})
@@ -389,6 +391,57 @@ def test_a_stop_file_ends_the_run_after_the_step_with_a_checkpoint_but_not_after
     assert after_step(3) == 0 and after_step(3) is not False  # for run.sh, which requeues the job
     (tmp_path / STOP_FILE).touch()
     assert after_step(3) == 143  # both: it shall rest
+
+
+def test_a_run_stops_in_time_for_its_checkpoint_before_the_time_limit(tmp_path, monkeypatch):
+    """Steps of 70 s and checkpoints of 300 s, in a job that ends after 1,000 s and gets no signal."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(time=lambda: clock["now"], monotonic=lambda: clock["now"]))
+    monkeypatch.setattr(callbacks, "end_of_job", lambda: 1000.0)
+    monkeypatch.setenv("STOP_FILE", str(tmp_path / "asked"))
+    args = SimpleNamespace(output_dir=str(tmp_path))
+
+    def life(first, save_at=None):
+        clock["now"] = 0.0
+        stop, complete = StopFileCallback(tmp_path), CompleteCheckpointCallback()
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        state = SimpleNamespace(global_step=first, max_steps=1000, is_world_process_zero=True)
+        stop.on_train_begin(args, state, control)
+        while not control.should_training_stop and clock["now"] < 2000:
+            clock["now"] += 70
+            state.global_step += 1
+            control.should_save = state.global_step == save_at
+            for callback in (stop, complete):
+                callback.on_step_end(args, state, control)
+            if control.should_save:
+                (tmp_path / f"checkpoint-{state.global_step}").mkdir()
+                clock["now"] += 300
+                for callback in (stop, complete):
+                    callback.on_save(args, state, control)
+        (tmp_path / "asked").unlink()
+        return state.global_step - first, clock["now"]
+
+    # A checkpoint at step 2, so that from step to step it takes 370 s at most: 370 + 450 s are not left after step 3.
+    assert life(0, save_at=2) == (3, 3 * 70 + 300 + 300)
+    assert checkpoints.seconds_to_save(tmp_path) == 300
+    assert life(3) == (7, 7 * 70 + 300)  # which knows it from the life before: 70 + 450 s are not left after step 7
+
+
+def test_the_end_of_a_job_is_what_slurm_says(tmp_path, monkeypatch):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        '#!/bin/sh\n[ "$*" = "--noheader --jobs=7 --format=%e" ] && date -d @1700000000 "+$SLURM_TIME_FORMAT"'
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert end_of_job() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert end_of_job() == 1_700_000_000
+    squeue.write_text("#!/bin/sh\necho N/A")  # no limit
+    assert end_of_job() is None
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert end_of_job() is None
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):

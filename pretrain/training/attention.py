@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 VARLEN = "flash_attention"  # how transformers' names of the variable-length kernels begin
+BY_SEGMENT = "sdpa_by_segment"  # ours
 # Their attention takes no notice of positions, so packed examples would see each other (tried in the tests).
 _NOT_PACKED = {"bloom", "falcon", "mpt"}
 
@@ -16,11 +21,19 @@ def can_be_packed(model_type: str) -> bool:
     return model_type not in _NOT_PACKED
 
 
+def has_attention_by_segment(config: Any) -> bool:
+    """Whether models of this configuration can take BY_SEGMENT: they can be packed, and call attention by its name."""
+    architecture = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    by_name = getattr(architecture, "_supports_attention_backend", False)
+    return can_be_packed(config.model_type) and bool(by_name)
+
+
 def choose_attention(asked: str | None, on_cpu: bool, half_precision: bool) -> str:
     """The attention that transformers is to use.
 
     flash_attention_2 where its package is installed: work is that of the documents alone. Else, on GPUs, torch's flex
-    attention, which skips whole tiles between documents. On the CPU scaled dot product attention with a dense mask.
+    attention, which skips whole tiles between documents. On the CPU scaled dot product attention of each document: of a
+    block it would work on the whole square, nearly all of which the mask takes away again.
 
     Args:
         asked: what the user wants, which goes first.
@@ -38,12 +51,75 @@ def choose_attention(asked: str | None, on_cpu: bool, half_precision: bool) -> s
     if asked:
         return asked
     if on_cpu:
-        return "sdpa"
+        return BY_SEGMENT
     return "flash_attention_2" if varlen and importlib.util.find_spec("flash_attn") else "flex_attention"
 
 
+def _flex_attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments: Any, **more: Any
+) -> Any:
+    """transformers' flex attention, which under autocast computes in autocast's type as all other attentions do.
+
+    With float32 weights (training without DeepSpeed) rotary embeddings and norms leave queries and keys in float32.
+    torch 2.13 casts them too; before, flex attention took its float32 kernels, several times as slow, or refused
+    bfloat16 values beside (pytorch issue 165468).
+    """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    return flex_attention_forward(module, query, key, value, *arguments, **more)
+
+
+AttentionInterface.register("flex_attention", _flex_attention)
+# It is compiled for training and evaluation, several and one block or document a batch, a last smaller batch: more ways
+# than torch's limit of 8, beyond which it is not compiled, and holds all scores of a batch in memory at once.
+torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+
+
+def _attention_by_segment(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' scaled dot product attention, causal, of each segment of one row.
+
+    Args:
+        query, key, value: (1, heads, T, D).
+        cu_seq_lens_q: where segments begin and the last one ends, (segments + 1,), as `as_one_row` gives it.
+        sliding_window: tokens that a token sees, itself among them.
+        more: scaling and dropout.
+
+    Returns:
+        (1, T, heads, D)
+    """
+    lengths = cu_seq_lens_q.diff().tolist()
+    outputs = []
+    for parts in zip(*(of.split(lengths, dim=2) for of in (query, key, value)), strict=True):
+        length, mask = parts[0].shape[2], None
+        if sliding_window and length > sliding_window:
+            mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril()
+            mask = mask.triu(1 - sliding_window)
+        outputs.append(sdpa_attention_forward(module, *parts, mask, **more)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+AttentionInterface.register(BY_SEGMENT, _attention_by_segment)  # with no mask of its own, transformers makes none
+
+
+def wants_one_row(attention: str) -> bool:
+    """Whether an attention takes packed batches from `as_one_row`."""
+    return attention.startswith(VARLEN) or attention == BY_SEGMENT
+
+
 def as_one_row(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | int]:
-    """A packed batch for a variable-length kernel: all blocks one after another, and where each document begins.
+    """A packed batch as one row: all blocks one after another, and where each document begins.
 
     transformers looks for documents in `position_ids` only in a batch of one row; of several rows it would attend to
     all that is before a token, other documents included. No label crosses the seams, as the first token of a

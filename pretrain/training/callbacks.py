@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from transformers import TrainerCallback
 from configs.files import atomic_open
 from configs.progress import duration, log
 from pretrain.training import preflight
-from pretrain.training.checkpoints import flush_to_disk, full_disk_is_named, mark_complete
-from pretrain.training.launching import STOP_FILE_VARIABLE
+from pretrain.training.checkpoints import flush_to_disk, full_disk_is_named, mark_complete, seconds_to_save
+from pretrain.training.launching import STOP_FILE_VARIABLE, end_of_job
 
 STOP_FILE = "STOP"
 
@@ -39,14 +41,42 @@ class StopFileCallback(TrainerCallback):
     It is the one way to end a run early. The file that STOP_FILE in the environment names ends it too: run.sh, which
     does not know the folder, touches that on USR1 (time limit), and SIGTERM (preemption) does (`launching`). Those ask
     for the job to go on later; the file in the folder, which somebody made by hand, does not (`by_hand`).
+
+    USR1 comes at a fixed time before the limit, too late for a checkpoint of a terabyte. So the file is also touched
+    here, as soon as another step, as long as the longest so far, and a checkpoint might not end before the limit.
     """
 
     def __init__(self, output_dir: Path):
-        self.by_hand_file = output_dir / STOP_FILE
+        self.output_dir, self.by_hand_file = output_dir, output_dir / STOP_FILE
         self.asked_file = os.environ.get(STOP_FILE_VARIABLE)
         self.stopped = self.by_hand = False
+        self._limit: float | None = None  # rank 0 looks at it for all
+        self._step_ended: float | None = None
+        self._longest = self._saving = 0.0  # seconds from one step's end to the next one's, and of a checkpoint
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.asked_file:
+            self._limit, self._saving = end_of_job(), seconds_to_save(self.output_dir)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saving = math.nan  # known when it is complete
+
+    def _mind_the_limit(self) -> None:
+        now = time.time()
+        self._longest = max(self._longest, now - (self._step_ended or now))
+        self._step_ended = now
+        if self._limit and math.isnan(self._saving):
+            self._saving = seconds_to_save(self.output_dir)
+        # Half as much again: file systems are slower when others save too.
+        if self._limit and now + self._longest + 1.5 * self._saving > self._limit:
+            log.info(
+                f"the job's time limit is in {duration(self._limit - now)}; a checkpoint took {self._saving:.0f} s"
+            )
+            Path(self.asked_file or "").touch()
+            self._limit = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        self._mind_the_limit()
         asked = bool(self.asked_file) and os.path.exists(self.asked_file)
         asked, by_hand = _same_on_all_ranks(asked, self.by_hand_file.exists())
         if (asked or by_hand) and state.global_step < state.max_steps:
@@ -68,7 +98,10 @@ class CompleteCheckpointCallback(TrainerCallback):
     more. A run killed in between goes on from the checkpoint before it, to the same weights.
     """
 
+    _began = 0.0  # the saving that may come
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        self._began = time.monotonic()
         control.should_save = control.should_save and state.global_step < state.max_steps
         return control
 
@@ -81,7 +114,7 @@ class CompleteCheckpointCallback(TrainerCallback):
             flush_to_disk(checkpoint)
         _wait_for_all_ranks()
         if state.is_world_process_zero:
-            mark_complete(checkpoint, state.global_step)
+            mark_complete(checkpoint, state.global_step, round(time.monotonic() - self._began, 1))
 
 
 class PreflightCallback(TrainerCallback):

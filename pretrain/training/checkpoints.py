@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import EnvironmentFailure
-from configs.files import write_json
+from configs.files import read_json, write_json
 from configs.progress import log
 
 _MARKER = "complete.json"
@@ -30,9 +30,21 @@ def flush_to_disk(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def mark_complete(checkpoint: Path, step: int) -> None:
-    """Write the marker that makes a checkpoint count; call when every rank has written and flushed its part."""
-    write_json(checkpoint / _MARKER, {"step": step})
+def mark_complete(checkpoint: Path, step: int, seconds: float = 0.0) -> None:
+    """Write the marker that makes a checkpoint count; call when every rank has written and flushed its part.
+
+    Args:
+        checkpoint: its folder.
+        step: after which it was made.
+        seconds: that it took.
+    """
+    write_json(checkpoint / _MARKER, {"step": step, "seconds": seconds})
+
+
+def seconds_to_save(output_dir: Path) -> float:
+    """Seconds that the newest complete checkpoint took; 0 without one."""
+    newest = newest_checkpoint(output_dir)
+    return read_json(newest / _MARKER).get("seconds", 0.0) if newest else 0.0
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

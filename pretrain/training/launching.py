@@ -117,6 +117,19 @@ def _rendezvous() -> str:
     return f"{names.stdout.split()[0]}:{20_000 + int(os.environ['SLURM_JOB_ID']) % 10_000}"
 
 
+def end_of_job() -> float | None:
+    """When Slurm's time limit ends this job, in seconds since the epoch; None without Slurm or a limit."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    words = ["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%e"]
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+    try:
+        answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return float(answer) if answer.isdigit() else None
+
+
 def _died() -> UserError:
     """What to say when a process ended without a word of its own, by a signal or a crash of a library."""
     output = Path(os.environ.get(LOG_VARIABLE, "/proc/self/fd/2")).resolve()

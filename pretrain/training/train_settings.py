@@ -34,6 +34,9 @@ class TrainSettings(TrainingArguments):
     lr_scheduler_type: str = setting("cosine", "learning rate schedule")
     warmup_steps: float = setting(0.01, "warm-up, in steps, or below 1 as a share of them")
     max_grad_norm: float = setting(1.0, "gradient clipping")
+    per_device_eval_batch_size: int | None = setting(
+        None, "blocks a device in evaluation; by default as many as in training, whose logits there is memory for"
+    )
     logging_steps: float = setting(10, "a line of metrics every so many steps")
     save_steps: float = setting(200, "a checkpoint every so many steps")
     save_total_limit: int | None = setting(2, "complete checkpoints kept")
@@ -42,7 +45,7 @@ class TrainSettings(TrainingArguments):
     remove_unused_columns: bool = setting(False, "blocks are no columns")
     activation_checkpointing: bool | None = setting(None, "recompute activations in backward; by default on GPUs")
     attn_implementation: str | None = setting(
-        None, "sdpa, flash_attention_2, flex_attention; the best that keeps documents apart on this device by default"
+        None, "sdpa, flash_attention_2, flex_attention, sdpa_by_segment; by default the best for packed blocks here"
     )
     use_liger_kernel: bool | None = setting(None, "fused kernels; by default on GPUs where liger-kernel is installed")
     logging_nan_inf_filter: bool = setting(False, "a loss that is no number ends the run, and is not averaged away")
@@ -63,6 +66,8 @@ class TrainSettings(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         if self.bf16 is None:
             self.bf16 = native_bf16()
         # transformers' older name, and the only one that some versions know (5.17), where it is never None.
