@@ -107,6 +107,20 @@ def add_adapter(model: Any, config: Any, *, seed: int, activation_checkpointing:
     return adapted
 
 
+def merged(model: Any) -> Any:
+    """The whole model that a PEFT model with an adapter amounts to.
+
+    Where the output layer shares its weights with the input embeddings and the adapter changes one of the two, they
+    are parted: merged into the shared weights, a change of one would change the other.
+    """
+    inner = model.get_base_model()
+    layers = inner.get_input_embeddings(), inner.get_output_embeddings()
+    first, second = (getattr(layer, "base_layer", layer) for layer in layers)
+    if first.weight is second.weight and any(hasattr(layer, "base_layer") for layer in layers):
+        second.weight = torch.nn.Parameter(second.weight.detach().clone(), requires_grad=False)
+    return model.merge_and_unload()  # which then notes in the configuration that they are two
+
+
 def four_bit(compute_dtype: torch.dtype) -> Any:
     """The `quantization_config` of a frozen base model in 4 bits (Dettmers et al. 2023, QLoRA, section 3: NormalFloat,
     its constants quantized once more).

@@ -13,6 +13,8 @@ from data_collection.questions.question import Question, is_correct
 from finetune.encoding import encode_prompts
 from finetune.generation import generate
 from finetune.styles import Style
+from pretrain.training.attention import BY_SEGMENT
+from pretrain.training.labelled_logits import can_leave_out_logits, loss_of_labelled, with_labelled_logits
 from pretrain.training.trainer import PackedTrainer
 
 MAX_NEW_TOKENS = 16  # of an answer without rationale, as inference/eval.py asks by default
@@ -20,6 +22,8 @@ MAX_NEW_TOKENS = 16  # of an answer without rationale, as inference/eval.py asks
 
 class FinetuneTrainer(PackedTrainer):
     """`PackedTrainer` that has the model answer dev questions at each evaluation, as inference will ask them.
+
+    Training computes the logits of the tokens that are taught alone, where the model can be asked for these.
 
     Args:
         dev_questions: asked answer only, greedily, their answers read by inference's strict parser; may be empty.
@@ -29,8 +33,18 @@ class FinetuneTrainer(PackedTrainer):
 
     def __init__(self, *, dev_questions: Sequence[Question], style: Style, **arguments: Any):
         self.dev_questions, self.style = dev_questions, style
+        args = arguments["args"]
+        # Liger's kernels never hold logits, and label smoothing is the Trainer's own.
+        if not args.use_liger_kernel and not args.label_smoothing_factor and can_leave_out_logits(arguments["model"]):
+            arguments["compute_loss_func"] = loss_of_labelled
         super().__init__(**arguments)
         self._prompts = encode_prompts(dev_questions, "answer_only", style, self.processing_class)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **more: Any) -> Any:
+        """See `PackedTrainer`."""
+        if self.compute_loss_func:
+            inputs = with_labelled_logits(inputs)
+        return super().compute_loss(model, inputs, *arguments, **more)
 
     def measure(self, model: Any) -> dict[str, float]:
         """Loss and perplexity by language, and the share of right and of unreadable answers.
@@ -87,15 +101,15 @@ class FinetuneTrainer(PackedTrainer):
 def ready_to_generate(model: Any) -> Iterator[Any]:
     """A model in training, to generate with and then go on training as if nothing had been.
 
-    `generate` leaves its limits in the model's generation_config, which is saved with the weights; and flex attention,
-    made for blocks of one size, would be compiled anew for every length that an answer grows to.
+    Flex attention, made for blocks of one size, would be compiled anew for every length that an answer grows to, and
+    attention by segment wants packed rows.
     """
-    config, attention = model.generation_config, model.config._attn_implementation
-    if attention == "flex_attention":
+    attention = model.config._attn_implementation
+    of_blocks = attention in ("flex_attention", BY_SEGMENT)
+    if of_blocks:
         model.set_attn_implementation("sdpa")
     try:
         yield model
     finally:
-        model.generation_config = config
-        if attention == "flex_attention":
+        if of_blocks:
             model.set_attn_implementation(attention)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from data_collection.questions.question import Question
-from finetune.prompts import PromptKind, render_completion, render_question
+from finetune.prompts import PromptKind, prompt_parts
 from finetune.styles import Style
 
 
@@ -25,16 +25,6 @@ def encode_prompts(
         examples: shown before each question, as `render_prompt` takes them.
     """
     return encode([prompt_parts(question, kind, style, examples) for question in questions], tokenizer)
-
-
-def prompt_parts(question: Question, kind: PromptKind, style: Style, examples: Sequence[Question] = ()) -> list[str]:
-    """The text of `render_prompt` in parts, as `encode` takes them: the style's turns, and what is said in them."""
-    cue = style.after + style.cues[0 if kind == "with_rationale" else 1]
-    parts, frame = [], style.before
-    for example in examples:
-        parts += [frame, render_question(example, kind, style), cue, render_completion(example, kind, style)]
-        frame = style.between
-    return [*parts, frame, render_question(question, kind, style), cue]
 
 
 def encode(texts: Sequence[Sequence[str]], tokenizer: Any, start: bool = True) -> list[list[int]]:
@@ -108,4 +98,13 @@ def _ids(tokenizer: Any, texts: Sequence[str], start: bool = True, as_text: bool
     if not texts:
         return []
     options = {"add_special_tokens": start, "split_special_tokens": as_text, "return_attention_mask": False}
-    return tokenizer(list(texts), **options)["input_ids"]
+    ids = tokenizer(list(texts), **options)["input_ids"]
+    behind = _num_put_behind(tokenizer) if start else 0
+    return [of[:-behind] for of in ids] if behind else ids
+
+
+@lru_cache(maxsize=2)
+def _num_put_behind(tokenizer: Any) -> int:
+    """Tokens that a tokenizer puts behind every text (Llama's with add_eos_token): a prompt goes on."""
+    bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    return next(n for n in range(len(whole)) if whole[: len(whole) - n][-len(bare) :] == bare)

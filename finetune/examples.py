@@ -14,8 +14,8 @@ from configs.errors import FailedItems, MissingInputError, SettingsError
 from configs.files import REPOSITORY
 from data_collection.questions.question import Question
 from finetune.conversations import Conversation, Piece, render_conversation, said
-from finetune.encoding import continued, encode, prompt_parts
-from finetune.prompts import KINDS, Kind, render_completion
+from finetune.encoding import continued, encode
+from finetune.prompts import KINDS, Kind, prompt_parts, render_completion
 from finetune.styles import PLAIN, Style
 from pretrain.token_blocks.blocks import IGNORED
 from pretrain.token_blocks.packing import pack

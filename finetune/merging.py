@@ -14,6 +14,7 @@ from configs.errors import SettingsError
 from configs.files import read_json
 from configs.progress import log
 from data_collection.questions.question import Question
+from finetune import adapters
 from finetune.prompts import PROMPT_FILE, beside, render_prompt
 from pretrain.models import (
     already_made,
@@ -84,7 +85,7 @@ def _save_merged(adapter: str, tokenizer: Any, precision: str, folder: Path) -> 
     ]
     model = load_model(adapter, torch.float32).eval()
     wanted = _logits(model, prompts)
-    model = model.merge_and_unload()
+    model = adapters.merged(model)
     merged = _largest_difference(_logits(model, prompts), wanted)
     _check(merged, adapter)
     dtype = _stored_dtype(base_of(adapter)) if precision == "base" else getattr(torch, precision)

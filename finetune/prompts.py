@@ -86,11 +86,18 @@ def render_prompt(question: Question, kind: PromptKind, style: Style = PLAIN, ex
     Raises:
         ValueError: an example has no answer, or no rationale where one is to be shown.
     """
-    cue = style.after + style.cues[0 if kind == "with_rationale" else 1]
-    shown = [
-        render_question(example, kind, style) + cue + render_completion(example, kind, style) for example in examples
-    ]
-    return style.before + style.between.join([*shown, render_question(question, kind, style) + cue])
+    return "".join(prompt_parts(question, kind, style, examples))
+
+
+def prompt_parts(question: Question, kind: PromptKind, style: Style, examples: Sequence[Question] = ()) -> list[str]:
+    """The text of `render_prompt` in parts: the style's turns, and what is said in them, one after the other."""
+    cue = style.cues[0 if kind == "with_rationale" else 1]
+    parts, frame = [], style.before
+    for example in examples:
+        asked, said = render_question(example, kind, style), render_completion(example, kind, style)
+        parts += [frame, asked, style.answered + cue, said]
+        frame = style.between
+    return [*parts, frame, render_question(question, kind, style), style.after + cue]
 
 
 def render_completion(question: Question, kind: PromptKind, style: Style = PLAIN) -> str:

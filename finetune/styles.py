@@ -28,6 +28,7 @@ class Style:
         body: the user's words, with the places {instruction}, {question} and {options}.
         option_gap: what stands between two options.
         before, after: what stands around the user's words.
+        answered: what stands in the place of `after` where the answer is there already, in an example.
         cues: what a prompt ends with: (with rationale, answer only).
         lead: what stands between the prompt and the model's first word.
         answer_cue: what stands between rationale and answer.
@@ -43,6 +44,7 @@ class Style:
     option_gap: str = "\n"
     before: str = ""
     after: str = ""
+    answered: str = ""
     cues: tuple[str, str] = ("\n\n### Rationale:", "\n\n### Answer:")
     lead: str = " "
     answer_cue: str = "\n\n### Answer: "
@@ -93,7 +95,8 @@ def chat_style(tokenizer: Any) -> Style:
     said, found_answer, rest = answered.partition(_ANSWER)
     # What ends an answer and begins the user's next turn; a template may close the last turn in another way.
     asked_again = apply_template(tokenizer, [user, answer, user], asking=True)
-    between = asked_again.partition(_ANSWER)[2].partition(_USER)[0]
+    shown, _, later = asked_again.partition(_ANSWER)
+    between = later.partition(_USER)[0]
     if not (found_user and found_answer):
         raise SettingsError(
             "the chat template leaves out what is said",
@@ -108,6 +111,8 @@ def chat_style(tokenizer: Any) -> Style:
         "chat",
         before=without_start(before, tokenizer),
         after=after,
+        # Qwen 3 opens and closes a thought before the answer that it is asked for, and not before earlier ones.
+        answered=shown.partition(_USER)[2].removesuffix(lead),
         cues=("", ""),
         lead=lead,
         between=between,

@@ -104,7 +104,6 @@ class FinetuneArguments(TrainSettings):
     warmup_steps: float = setting(0.03, "warm-up, in steps, or below 1 as a share of them")
     num_train_epochs: float = setting(3.0, "passes over the questions, where max_steps is not given")
     per_device_train_batch_size: int = setting(4, "blocks a device and micro-batch")
-    per_device_eval_batch_size: int = setting(4, "blocks a device in evaluation")
 
     def __post_init__(self) -> None:
         if self.load_best_model_at_end or self.early_stopping_patience:

@@ -11,19 +11,17 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from configs.errors import EnvironmentFailure, SettingsError
-from data_collection.llm.server_settings import ServerSettings
-from data_collection.llm.servers import Answer, Request, Server
+from configs.errors import SettingsError
 from data_collection.questions.question import Question
-from finetune.encoding import continued, encode, prompt_parts
-from finetune.generation import Generation, generate, plan_batches
+from finetune.adapters import merged
+from finetune.encoding import continued, encode
+from finetune.generation import Generation, context_length, generate, plan_batches
 from finetune.prompts import (
     Kind,
     PromptKind,
     check_prompt,
-    render_completion,
+    prompt_parts,
     render_options,
-    render_question,
     taught_style,
 )
 from finetune.styles import Style, StyleName, find_style
@@ -32,8 +30,6 @@ from inference.workers import Workers
 from pretrain.models import base_of, is_adapter, load_config, load_model, load_tokenizer, model_identity
 from pretrain.training.train_settings import native_bf16
 
-# What a server is sent: the user's words alone, which it puts into its model's own chat template.
-USERS_WORDS = Style("chat", cues=("", ""), lead="")
 Examples = Mapping[str, Sequence[Question]]  # language code to the examples of a few-shot prompt
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -110,17 +106,25 @@ class FolderEngine:
     def close(self) -> None:
         """See `Engine`: nothing is held beside this process."""
 
-    def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
+    def _prompts(
+        self, questions: Sequence[Question], kind: PromptKind, examples: Examples, num_scored: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """Token ids of the prompts.
+
+        Args:
+            num_scored: of each question the tokens that its longest option puts behind its prompt.
+        """
         parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
         encoded = encode(parts, self._tokenizer)
         config, _ = load_config(base_of(self.name))
-        most = getattr(config.get_text_config(), "max_position_embeddings", None)
-        num_longer = sum(len(ids) > most for ids in encoded) if most else 0
+        most = context_length(config)
+        lengths = [len(ids) + more for ids, more in zip(encoded, num_scored or [0] * len(encoded), strict=True)]
+        num_longer = sum(length > most for length in lengths)
         if num_longer:
             raise SettingsError(
                 f"{num_longer:,} of {len(encoded):,} prompts are longer than the model can read",
                 where=self.name,
-                found=f"up to {max(map(len, encoded)):,} tokens",
+                found=f"up to {max(lengths):,} tokens",
                 wanted=f"at most {most:,}",
                 todo="fewer --num_fewshot, or a model that reads more",
             )
@@ -203,7 +207,8 @@ class LocalEngine(FolderEngine):
         texts = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
         encoded = iter(continued(self._tokenizer, [text for of in texts for text in of.values()], as_text=True))
         options = [{letter: next(encoded) for letter in of} for of in texts]
-        prompts = self._prompts(questions, kind, examples)
+        num_scored = [max(map(len, of.values())) - 1 for of in options]  # nothing is asked of an option's last token
+        prompts = self._prompts(questions, kind, examples, num_scored)
         if self._num_processes == 1:
             batches = score_options(self.model(), prompts, options, self.batch_size, skip)
         else:
@@ -254,7 +259,7 @@ def _load(model_path: str, precision: Precision = "auto") -> Any:
     in_bfloat16 = native_bf16() if precision == "auto" else precision == "bfloat16"
     model = load_model(model_path, torch.bfloat16 if in_bfloat16 else torch.float32)
     if is_adapter(model_path):
-        model = model.merge_and_unload()
+        model = merged(model)
     return model.to(_device()).eval()
 
 
@@ -271,74 +276,3 @@ def _own_engine(
     else:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
     return LocalEngine(model_path, batch_size, style, precision)
-
-
-class ServerEngine:
-    """A model behind an OpenAI-compatible server, many requests at once."""
-
-    style = USERS_WORDS
-
-    def __init__(self, settings: ServerSettings):
-        self._server = Server(settings)
-        self.name = f"{self._server.model} at {settings.server_url}"
-        self.identity, self.short_name = self._server.model, self._server.model.rsplit("/", 1)[-1]
-
-    def ask(
-        self,
-        questions: Sequence[Question],
-        asking: Asking,
-        skip: frozenset[int],
-        on_answers: Callable[[list[Generation]], None],
-        on_token: Callable[[int], None],
-    ) -> None:
-        """See `Engine`.
-
-        Raises:
-            SettingsError: a repetition penalty is asked for, which OpenAI's protocol does not have.
-            EnvironmentFailure: some questions have no answer after all tries; all others' were given. Questions that
-                the server refuses for good (too long for it, filtered) are given an empty answer with the reason.
-        """
-        if asking.repetition_penalty != 1:
-            raise SettingsError(
-                "a server cannot be asked with a repetition penalty",
-                where="--repetition_penalty",
-                found=asking.repetition_penalty,
-                wanted=1,
-                todo="leave it out; its numbers would not compare with greedy answers either",
-            )
-        failures: list[Answer] = []
-
-        def on_answer(answer: Answer) -> None:
-            if answer.text is None and not answer.is_final:
-                failures.append(answer)
-                return
-            counts = answer.num_prompt_tokens, answer.num_new_tokens, answer.hit_limit
-            on_answers([Generation(answer.key, answer.text or "", *counts, answer.seconds, answer.error or "")])
-
-        self._server.ask(
-            (
-                Request(index, self._messages(question, asking), asking.max_new_tokens)
-                for index, question in enumerate(questions)
-                if index not in skip
-            ),
-            on_answer,
-        )
-        if failures:
-            raise EnvironmentFailure(
-                f"{len(failures):,} of {len(questions):,} questions were not answered",
-                where=self.name,
-                found=f"{questions[failures[0].key].id}: {failures[0].error}",
-                wanted="an answer to each",
-                todo="the same command asks these again, and only these",
-            )
-
-    def close(self) -> None:
-        """See `Engine`: nothing is held between calls."""
-
-    def _messages(self, question: Question, asking: Asking) -> list[dict[str, str]]:
-        """The question, after the examples as turns that were answered."""
-        messages = []
-        for example in asking.examples.get(question.lang, ()):
-            messages.append({"role": "user", "content": render_question(example, asking.kind, self.style)})
-            messages.append({"role": "assistant", "content": render_completion(example, asking.kind, self.style)})
-        return [*messages, {"role": "user", "content": render_question(question, asking.kind, self.style)}]

@@ -21,7 +21,7 @@ from finetune.prompts import KINDS, beside, prompt_record, render_prompt
 from finetune.styles import Style
 from inference import scoring
 from inference.asking import ask
-from inference.engines import Engine, Examples, LocalEngine, ServerEngine
+from inference.engines import Engine, Examples, LocalEngine
 from inference.fewshot import draw_examples
 from inference.kinds import MMEDBENCH, PROMPT_OF, adaptation
 from inference.scores.score_files import write_all
@@ -34,6 +34,8 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
     engine: Engine
     run: dict[str, Any] = {}
     if settings.engine == "server":
+        from inference.server_engine import ServerEngine  # whose client a model of one's own does not need
+
         engine = ServerEngine(server_settings)
     else:
         model_path, run = _model_and_its_run(settings.model_name_or_path)

@@ -27,7 +27,7 @@ def draw_examples(
     Raises:
         MissingInputError: a language has fewer usable training questions.
     """
-    hashes = {question.content_hash for question in test}
+    hashes = {question.content_hash for question in test}  # of questions that are not to be shown
     held = TestQuestions(test)
     examples: dict[str, list[Question]] = {}
     for lang in dict.fromkeys(question.lang for question in test):
@@ -38,6 +38,7 @@ def draw_examples(
             question = usable.pop()
             if question.content_hash not in hashes and not held.find([question_text(question)])[0]:
                 chosen.append(question)
+                hashes.add(question.content_hash)  # no question twice in one prompt
         if len(chosen) < num_fewshot:
             raise MissingInputError(
                 "there are not enough training questions to show as examples",

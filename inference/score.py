@@ -30,7 +30,7 @@ from configs.records import already_done, exit_code, run_record
 from configs.settings import parse, setting
 from inference import scoring
 from inference.scores import comparison
-from inference.scores.runs import problems_of, read_runs, scoring_identity
+from inference.scores.runs import problems_of, read_runs, scoring_identity, shared_questions
 from inference.scores.score_files import write_all
 from pretrain.models import model_identity
 
@@ -70,7 +70,7 @@ def main() -> int:
         print(json.dumps(done["result"]["average"], ensure_ascii=False))
         return exit_code(done)
     with run_record(settings.output_dir, "score", asdict(settings), identity) as record:
-        labelled, comparisons = score_all(rows, labels, settings)
+        labelled, comparisons = score_all(rows, labels, settings, failed)
         is_mmedbench = all(row["id"].startswith("Test/") for of_run in rows for row in of_run)
         write_all(labelled, settings.output_dir, settings.caption, comparisons, is_mmedbench=is_mmedbench)
         averages = {label: scores["average"] for label, scores in labelled}
@@ -81,8 +81,13 @@ def main() -> int:
     return failed.exit_code
 
 
-def score_all(rows: list[list[scoring.Row]], labels: list[str], settings: ScoreSettings) -> tuple[list, list]:
-    """(label, scores) of each input, and the comparisons of the later ones with the first."""
+def score_all(
+    rows: list[list[scoring.Row]], labels: list[str], settings: ScoreSettings, failed: FailedItems
+) -> tuple[list, list]:
+    """(label, scores) of each input, and the comparisons of the later ones with the first.
+
+    Questions that have one id in two inputs and are not the same are not compared and go to `failed`.
+    """
     labelled, marked = [], []
     for label, of_file in zip(labels, rows, strict=True):
         bert: dict[str, Any] = {}
@@ -93,15 +98,13 @@ def score_all(rows: list[list[scoring.Row]], labels: list[str], settings: ScoreS
         marked.append(scoring.mark(of_file, bert.get("f")))
         about = {"bert_score": bert["about"]} if bert else {}
         labelled.append((label, scoring.summarise(of_file, marked[-1]) | about))
-    comparisons = [
-        {
-            "first": labels[0],
-            "second": label,
-            "definitions": comparison.DEFINITIONS,
-            "kinds": comparison.compare(marked[0], marks),
-        }
-        for label, marks in zip(labels[1:], marked[1:], strict=True)
-    ]
+    comparisons = []
+    for label, of_file, marks in zip(labels[1:], rows[1:], marked[1:], strict=True):
+        shared, _ = shared_questions({labels[0]: rows[0], label: of_file}, failed)
+        same = {(pair[label]["kind"], pair[label]["id"]) for pair in shared}
+        kinds = comparison.compare([mark for mark in marked[0] if (mark["kind"], mark["id"]) in same], marks)
+        about = {"first": labels[0], "second": label, "definitions": comparison.DEFINITIONS}
+        comparisons.append({**about, "kinds": kinds})
     return labelled, comparisons
 
 

@@ -19,13 +19,13 @@ from data_collection.questions.question import Question
 from finetune.generation import Generation
 from finetune.styles import StyleName
 from inference.engines import Asking, FolderEngine, Precision
-from pretrain.models import base_of, is_adapter
+from pretrain.models import base_of, is_adapter, load_config
 
 ROUND = 512  # questions handed over together; what a kill costs, and little beside what vLLM works on at once
 
 
 class VllmEngine(FolderEngine):
-    """A model folder or adapter through vLLM, over all GPUs that this process sees (tensor parallel).
+    """A model folder or adapter through vLLM, over the GPUs that this process sees (tensor parallel).
 
     Raises:
         EnvironmentFailure: vLLM is not installed.
@@ -99,8 +99,24 @@ class VllmEngine(FolderEngine):
                 model=base_of(self.name),
                 tokenizer=self.name,
                 dtype=self._precision,
-                tensor_parallel_size=max(1, torch.cuda.device_count()),
+                tensor_parallel_size=parallel_size(load_config(base_of(self.name))[0], torch.cuda.device_count()),
                 trust_remote_code=False,
                 **options,
             )
         return self._model
+
+
+def parallel_size(config: Any, num_gpus: int) -> int:
+    """The most of the GPUs that can share a model's attention heads out, as vLLM does: no head is cut.
+
+    Each has as many query heads, and as many key and value heads or, of fewer of those than GPUs, one of them.
+    """
+    text = config.get_text_config()
+    num_heads = text.num_attention_heads
+    num_pairs = getattr(text, "num_key_value_heads", None) or num_heads
+    fitting = [
+        size
+        for size in range(1, num_gpus + 1)
+        if num_heads % size == 0 and (num_pairs % size == 0 or size % num_pairs == 0)
+    ]
+    return max(fitting, default=1)

@@ -47,12 +47,14 @@ def test_examples_are_there_in_six_languages_with_their_answers():
 
 
 def test_options_and_languages_are_read_as_people_and_browsers_write_them():
-    assert read_options("A. Liver\n\n b) Spleen \n(C) Vitamin A. deficiency\nA lot") == [
+    assert read_options("A. Liver\n\n b) Spleen \n(C) Vitamin A. deficiency\nd: A lot") == [
         "Liver",
         "Spleen",
         "Vitamin A. deficiency",
         "A lot",
     ]
+    germs = ["S. aureus", "E. coli", "C. difficile"]
+    assert read_options("\n".join(germs)) == germs
     assert first_language("ko-KR,ko;q=0.9,fr-CH;q=0.8,en;q=0.7", ["en", "fr"]) == "fr"
     assert first_language("", ["en", "fr"]) == first_language("ko", ["en", "fr"]) == "en"
 

@@ -116,7 +116,6 @@ def test_generating_leaves_a_model_as_it_was(lora, tiny_model):
     with development.ready_to_generate(model):
         assert inner.config._attn_implementation == inner.model.config._attn_implementation == "sdpa"
         list(development.generate(model, load_tokenizer(str(tiny_model)), ["What is it?"], 2, 1))
-        assert model.generation_config is not config
     assert inner.config._attn_implementation == inner.model.config._attn_implementation == "flex_attention"
     assert model.generation_config is config
 

@@ -147,6 +147,20 @@ def test_a_tokenizer_that_puts_a_blank_before_every_text():
             assert ids.tolist() == [*tokenizer(whole)["input_ids"], tokenizer.eos_token_id]
 
 
+def test_a_tokenizer_that_puts_an_end_token_behind_every_text(tiny_model):
+    """As Llama's with add_eos_token: a prompt goes on, and a completion ends once."""
+    from tokenizers.processors import TemplateProcessing
+
+    plain, tokenizer = load_tokenizer(str(tiny_model)), load_tokenizer(str(tiny_model))
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<start>", "<end>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<start> $A <end>", special_tokens=special)
+    assert tokenizer("a")["input_ids"] == [*plain("a")["input_ids"], special[1][1]]
+    named = [replace(question, question="Is <end> a name?") for question in sample_questions(1)]
+    for questions in (sample_questions(1), named):
+        found, wanted = (to_segments(questions, of, 4096, FailedItems()) for of in (tokenizer, plain))
+        assert [ids.tolist() for ids, _ in found] == [ids.tolist() for ids, _ in wanted]
+
+
 DIALOGUE = Conversation(
     "d",
     (

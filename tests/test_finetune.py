@@ -340,6 +340,26 @@ def test_a_mixture_is_taught_in_the_order_of_its_draw(benchmark, tiny_model, tmp
     assert "It is" in first and "### Answer" not in first  # conversations come first, by their priority
 
 
+def test_work_that_packing_would_add_is_left_out_and_nothing_else(benchmark, tiny_model, monkeypatch):
+    taught, losses = [], []
+    compute = PackedTrainer.compute_loss
+
+    def watched(self, model, inputs, *arguments, **more):
+        taught.append(("cu_seq_lens_q" in inputs, len(inputs.get("logits_to_keep", ()))))
+        return compute(self, model, inputs, *arguments, **more)
+
+    monkeypatch.setattr(PackedTrainer, "compute_loss", watched)
+    for name, more in (("mask", {"attn_implementation": "sdpa"}), ("segments", {})):
+        folder = benchmark / name
+        words = command_line(benchmark, tiny_model, max_steps=2, lora="true", output_dir=folder, **more)
+        assert main_of(words, monkeypatch)() == ExitCode.FAILED_ITEMS
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row[name] for row in rows for name in ("loss", "eval_loss") if name in row])
+    assert [by_segment for by_segment, _ in taught] == [False] * 2 + [True] * 2
+    assert all(0 < num_kept < 1024 for _, num_kept in taught[2:])  # of two blocks of 1,024
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_a_model_whose_attention_cannot_keep_examples_apart_is_taught_one_a_block(benchmark, tiny_model, monkeypatch):
     from transformers import BloomConfig, BloomForCausalLM
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from configs.errors import FailedItems
 from data_collection.questions.mmedbench import find_files, read_questions
@@ -133,3 +134,34 @@ def test_repetition_penalty_equals_a_plain_loop_that_leaves_the_prompt_alone(gre
             written.append(int(scores.argmax()))
         assert answer.text.split() == [str(token) for token in written]
         assert answer.num_new_tokens > 10
+
+
+def test_an_answer_ends_where_the_model_can_read_no_more():
+    """Learnt positions have an end: each answer of a batch goes up to it, as it would alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_positions": 40, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=90, eos_token_id=89, bos_token_id=89, **sizes)).eval()
+    prompts = [[1] * 40, [2] * 33, [3] * 30, [4] * 10]
+    together = [a for batch in generate(model, Ids(None, 88), prompts, 20, 4) for a in batch]
+    assert {a.index: (a.num_new_tokens, a.hit_limit) for a in together} == dict(
+        enumerate([(1, True), (7, True), (10, True), (20, True)])
+    )
+    for answer in together:
+        ((alone,),) = generate(model, Ids(None, 88), [prompts[answer.index]], answer.num_new_tokens, 1)
+        assert alone.text == answer.text
+
+
+def test_the_end_tokens_of_the_model_s_own_settings_end_an_answer(greedy):
+    model, tokenizer, prompts, written = greedy
+    settings = model.generation_config
+    try:
+        for ends in (written[0][2], [written[0][2], 1]):  # as a chat model's end of turn, whatever style it is asked in
+            model.generation_config = GenerationConfig(eos_token_id=ends, do_sample=True, temperature=9.0)
+            ((answer,),) = generate(model, Ids(tokenizer, 1), prompts[:1], 12, 1)
+            first = written[0].index(written[0][2])
+            assert answer.text == " ".join(map(str, written[0][:first])) and not answer.hit_limit
+            assert model.generation_config.temperature == 9.0  # and stay the model's
+    finally:
+        model.generation_config = settings

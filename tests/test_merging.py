@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from configs.errors import ExitCode, SettingsError
 from configs.files import read_json, write_json
@@ -14,16 +15,17 @@ from finetune.adapters import add_adapter, lora_config
 from finetune.merge import MergeSettings
 from finetune.merging import ADAPTER_RUN_FILE, MAX_DIFFERENCE, merge
 from finetune.prompts import check_prompt, prompt_record, save_prompt
-from pretrain.models import find_model, load_model, load_tokenizer
+from inference import engines
+from pretrain.models import find_model, load_config, load_model, load_tokenizer
 from pretrain.training.running import already_done
 
 IDS = torch.tensor([[0, 300, 301, 302, 17, 18]])
 
 
-def make_adapter(base, folder, dora=False, rslora=False):
+def make_adapter(base, folder, dora=False, rslora=False, targets=("all-linear",)):
     """An adapter that changes its base model, with what a run of finetune/train.py leaves beside it."""
     model = load_model(str(base), torch.float32)
-    config = lora_config(model, rank=4, alpha=8, dropout=0.1, targets=["all-linear"], dora=dora, rslora=rslora)
+    config = lora_config(model, rank=4, alpha=8, dropout=0.1, targets=targets, dora=dora, rslora=rslora)
     adapted = add_adapter(model, config, seed=1, activation_checkpointing=False)
     torch.manual_seed(2)
     for name, parameter in adapted.named_parameters():
@@ -55,6 +57,20 @@ def test_the_merged_model_has_the_adapters_logits(variant, tiny_model, tmp_path)
     assert (logits(tmp_path / "whole") - logits(adapter)).abs().max() < MAX_DIFFERENCE
     assert (logits(tmp_path / "whole") - logits(tiny_model)).abs().max() > 0.1
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
+
+
+def test_an_output_layer_that_shares_its_weights_is_merged_by_itself(tiny_model, tmp_path):
+    """Merged into the weights that are the input embeddings too, its adapter would change these."""
+    base = tmp_path / "tied"
+    shutil.copytree(tiny_model, base)
+    config = load_config(str(base))[0]
+    config.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    adapter = make_adapter(base, tmp_path / "adapter", targets=["q_proj", "lm_head"])
+    with torch.no_grad():
+        assert (engines._load(str(adapter), "float32")(IDS).logits - logits(adapter)).abs().max() < MAX_DIFFERENCE
+    assert merge(MergeSettings(adapter, tmp_path / "whole")) == ExitCode.DONE
+    assert (logits(tmp_path / "whole") - logits(adapter)).abs().max() < MAX_DIFFERENCE
 
 
 def test_prompt_record_and_run_record_go_with_it(adapter, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Options in other orders, and the scores of several orders, against numbers worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from configs.errors import MissingInputError
@@ -83,6 +85,8 @@ def test_examples_hold_no_test_question_and_depend_on_the_seed_alone():
     assert len({tuple(q.id for q in draw_examples(train, test, 2, seed)["en"]) for seed in range(12)}) > 4
     with pytest.raises(MissingInputError, match="not enough"):
         draw_examples(train[:3], test, 4, 0)
+    with pytest.raises(MissingInputError, match="not enough"):  # a question that Train has twice is shown once
+        draw_examples([train[0], train[1], replace(train[1], id="again")], test, 3, 0)
 
 
 @pytest.mark.parametrize(

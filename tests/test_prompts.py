@@ -21,7 +21,7 @@ from finetune.prompts import (
     save_prompt,
     taught_style,
 )
-from finetune.styles import PLAIN, PUBLISHED, STYLES, chat_style, find_style
+from finetune.styles import PLAIN, PUBLISHED, STYLES, apply_template, chat_style, find_style, without_start
 from pretrain.models import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +72,20 @@ def test_the_chat_template_is_the_tokenizers_own(tokenizer):
             start = tokenizer.bos_token_id
             assert start is None or tokenizer(asked)["input_ids"].count(start) == answered.count(tokenizer.bos_token)
             assert style.end_token_id(tokenizer) in tokenizer(style.end, add_special_tokens=False)["input_ids"]
+
+
+def test_examples_are_turns_as_the_template_renders_them(tokenizer):
+    *examples, question = sample(languages=["en"])
+    style = chat_style(tokenizer)
+    for kind in KINDS:
+        turns = [
+            {"role": role, "content": render(example, kind, style)}
+            for example in examples
+            for role, render in (("user", render_question), ("assistant", render_completion))
+        ]
+        turns.append({"role": "user", "content": render_question(question, kind, style)})
+        wanted = apply_template(tokenizer, turns, asking=True)
+        assert render_prompt(question, kind, style, examples) == without_start(wanted, tokenizer)
 
 
 def test_turns_of_real_templates(tokenizer):

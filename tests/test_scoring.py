@@ -311,7 +311,7 @@ def test_plots_are_drawn_and_the_same_each_time(tmp_path):
         "accuracy.svg",
         "accuracy.png",
     }
-    labelled = [("base", base), ("tuned", tuned)]
+    labelled = [("base", base), ("tuned $b_{ $", tuned)]  # no formula
     first, second = (score_plots.write_plots(labelled, tmp_path / name) for name in ("1", "2"))
     assert [path.name for path in first] == ["accuracy.svg", "accuracy.png", "rationale.svg", "rationale.png"]
     assert all(a.read_bytes() == b.read_bytes() and a.stat().st_size > 5000 for a, b in zip(first, second, strict=True))
@@ -329,13 +329,14 @@ def run_score(*arguments):
 
 def test_the_command_scores_says_already_done_and_gives_the_codes(tmp_path):
     good = write_rows(tmp_path / "good" / "predictions.jsonl", [row(), row(1, output=" B")])
-    bad = write_rows(tmp_path / "bad" / "predictions.jsonl", [row(), {"id": "broken"}])
+    bad = write_rows(tmp_path / "bad" / "predictions.jsonl", [row(), row(1, gold=["B"]), {"id": "broken"}])
     first = run_score("--input", good.parent, bad, "--output_dir", tmp_path / "out", "--caption", "60 steps")
     assert first.returncode == 5, first.stderr
     assert json.loads(first.stdout.splitlines()[-1])["good"]["answer_only"]["accuracy"] == 0.5
     saved = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [run["label"] for run in saved["runs"]] == ["good", "bad"] and saved["caption"] == "60 steps"
-    assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) == 1
+    broken, other = (json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert "is missing" in broken["reason"] and other["reason"] == "gold differs between good and bad"
     assert [(c["first"], c["second"]) for c in saved["comparisons"]] == [("good", "bad")]
     assert saved["comparisons"][0]["kinds"]["answer_only"]["en"]["num_common"] == 1
     names = (

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from configs.errors import EnvironmentFailure, SettingsError
 from data_collection.questions.question import Question
 from inference.engines import Asking, LocalEngine
-from inference.vllm_engine import VllmEngine
+from inference.vllm_engine import VllmEngine, parallel_size
 from pretrain.models import load_model
 
 STAND_IN = """
@@ -40,6 +41,22 @@ class LLM:
         return found
 """
 QUESTIONS = [Question(f"q{n}", "en", f"Is {n} odd?", {"A": "Yes", "B": "No"}, ("A",), "R") for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "num_pairs", "num_gpus", "wanted"),
+    [
+        (32, 8, 8, 8),  # Llama 3 8B
+        (64, 8, 16, 16),  # two GPUs to a key and value head
+        (9, 3, 8, 3),  # SmolLM2-135M: vLLM refuses 8
+        (28, 4, 8, 4),  # Qwen 2.5 7B: 7 would cut key and value heads
+        (16, 16, 6, 4),
+        (16, 16, 0, 1),
+    ],
+)
+def test_as_many_gpus_as_the_heads_can_be_shared_out_over(num_heads, num_pairs, num_gpus, wanted):
+    config = LlamaConfig(hidden_size=64 * num_heads, num_attention_heads=num_heads, num_key_value_heads=num_pairs)
+    assert parallel_size(config, num_gpus) == wanted
 
 
 def test_without_vllm_it_is_said_what_to_do(tiny_model):

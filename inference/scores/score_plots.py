@@ -48,8 +48,9 @@ def _draw(
     languages = [*dict.fromkeys(name for name, _, _ in rows if name != AVERAGE), AVERAGE]
     settings = dict.fromkeys(setting for _, setting, _ in rows)
     width = max(6.4, _INCHES_PER_BAR * len(languages) * (len(settings) + 1.2) + 1.2)
-    # A fixed salt and no date: the same scores give the same bytes.
-    with rc_context({"svg.hashsalt": "scores", "font.family": "DejaVu Sans", "font.size": 9}):
+    # A fixed salt and no date: the same scores give the same bytes. A dollar in a label begins no formula.
+    style = {"svg.hashsalt": "scores", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
+    with rc_context(style):
         height = 2.6 * len(panels) + 0.6 + 0.2 * len(settings)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -29,7 +29,7 @@ from inference.visitors.waiting_line import Line, MustWait, Turn
 
 TICK_SECONDS = 0.15  # between two looks at what the models have written
 EXAMPLES_PER_LANGUAGE = 2
-_OPTION_LETTER = re.compile(r"^\(?[A-Ha-h][.)：:]\s+")
+_OPTION_LETTER = re.compile(r"^\(?([A-Ha-h])[.)：:]\s+")
 Work = Callable[[Author, Reply], Awaitable[None]]
 
 
@@ -50,9 +50,13 @@ def example_questions() -> list[Question]:
 
 
 def read_options(text: str) -> list[str]:
-    """The options of a text, one a line; a letter before one ("A. ") is left out."""
-    lines = [line.strip() for line in text.splitlines()]
-    return [_OPTION_LETTER.sub("", line) for line in lines if line]
+    """The options of a text, one a line; letters before them ("A. ") are left out where each line has its own.
+
+    One letter alone may be part of the option: "C. difficile", "E. coli".
+    """
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    letters = [found[1].upper() if (found := _OPTION_LETTER.match(line)) else "" for line in lines]
+    return [_OPTION_LETTER.sub("", line) for line in lines] if letters == list(LETTERS[: len(lines)]) else lines
 
 
 def first_language(accepted: str, known: Sequence[str]) -> str:

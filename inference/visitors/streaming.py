@@ -25,10 +25,12 @@ from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Request, Server
 from data_collection.questions.question import Question
 from finetune.encoding import encode, encode_prompts
+from finetune.generation import context_length, own_end_tokens
 from finetune.prompts import render_prompt, taught_style
 from finetune.styles import StyleName, find_style
-from inference.engines import USERS_WORDS, LocalEngine
+from inference.engines import LocalEngine
 from inference.likelihood import OptionScores
+from inference.server_engine import USERS_WORDS
 from pretrain.models import find_model, load_tokenizer
 
 # How an answer ended: by itself, at the limit of tokens or of time, by the visitor's wish, by a fault, or before it
@@ -132,7 +134,7 @@ class LocalAuthor:
         self._free_style = find_style(chosen or ("chat" if has_template else "plain"), self._tokenizer)
         self._model = self._engine.model()
         self._end_tokens = {style.end_token_id(self._tokenizer) for style in (self._style, self._free_style)}
-        self._end_tokens.add(self._tokenizer.eos_token_id)
+        self._end_tokens |= {self._tokenizer.eos_token_id} | own_end_tokens(self._model)
         # A model's own generation_config may sample or penalise.
         self._model.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -162,8 +164,8 @@ class LocalAuthor:
 
     def _fitting(self, prompt: list[int]) -> list[int]:
         num_tokens = len(prompt) + self._max_new_tokens
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context and num_tokens > context:
+        context = context_length(self._model.config)
+        if num_tokens > context:
             raise TooLongError(f"prompt and answer may have {num_tokens} tokens, in a context of {context}")
         return prompt
 
