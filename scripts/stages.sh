@@ -7,12 +7,15 @@ run=$output_dir logs=$output_dir/logs slurm=""
 use_environment
 # shellcheck disable=SC2154
 if [[ -z $local ]] && command -v sbatch >/dev/null && sinfo -h >/dev/null 2>&1; then slurm=yes; fi
-declare -A job=() # stage to its Slurm job
-stages=()         # in order
+declare -A job=()  # stage to its Slurm job
+declare -A left=() # stage to the job of an earlier command, and what that was to do
+declare -A anew=() # stages whose output will be another than those after them have begun with
+stages=()          # in order
+submitted=()       # jobs of this command
 
-# What an earlier, killed command left at work in this folder: a process of it holds the lock, a job bears the comment.
+# What an earlier command left at work in this folder: a process of it holds the lock, a job says so in its comment.
 begin_stages() {
-  local left id
+  local id name comment
   if ! mkdir -p "$logs" || [[ ! -w $run ]]; then
     printf 'error: the output folder cannot be written\n  where: --output_dir %s\n  what to do: %s\n' "$(realpath -m "$run")" \
       "give a folder that you may write to" >&2
@@ -21,12 +24,25 @@ begin_stages() {
   exec 9>"$run/.lock"
   flock -n 9 || { echo "waiting: another command works in $run" >&2 && flock 9; }
   [[ -n $slurm ]] || return 0
-  left=$(squeue --me -h -o '%i|%k' | awk -F'|' -v run="$(realpath "$run")" '$2 == run {print $1}')
-  for id in $left; do
-    echo "ending job $id of an earlier command in $run" >&2
-    scancel "$id"
-    while [[ -n $(squeue -h -j "$id" 2>/dev/null) ]]; do sleep 1; done
-  done
+  while IFS='|' read -r id name comment; do
+    [[ ${comment% *} != "$(realpath "$run")" ]] || left[$name]="$id ${comment##* }"
+  done < <(squeue --me -h -o '%i|%j|%k')
+}
+
+end_left() { # stage
+  local id=${left[$1]% *}
+  unset "left[$1]"
+  echo "ending job $id ($1) of an earlier command in $run" >&2
+  scancel "$id" || true
+  while [[ -n $(squeue -h -j "$id" 2>/dev/null) ]]; do sleep 1; done
+}
+
+fingerprint() { # of words, and of the settings in those that are files of such
+  local word
+  for word in "$@"; do
+    printf '%s\0' "$word"
+    [[ $word != *.yaml || ! -f $word ]] || cat "$word"
+  done | sha256sum | cut -c1-16
 }
 
 failed() { # stage, exit code
@@ -43,8 +59,7 @@ failed() { # stage, exit code
 }
 
 refused() { # stage whose job Slurm did not take; those before it would run for nothing
-  unset "job[$1]"
-  ((${#job[@]} == 0)) || scancel "${job[@]}"
+  ((${#submitted[@]} == 0)) || scancel "${submitted[@]}"
   printf 'error: Slurm did not take the job of the stage %s\n  found: %s\n  what to do: %s\n' "$1" "its message above" \
     "correct SBATCH_PARTITION, SBATCH_ACCOUNT, ... in the environment or in configs/site.env; then the same command" >&2
   exit 4
@@ -56,20 +71,35 @@ show() { # a command as one could type it
 
 # stage NAME "NAMES IT NEEDS" "SBATCH OPTIONS" COMMAND...
 stage() {
-  local name=$1 needs=$2 options=$3 code=0 dependency="" need
+  local name=$1 needs=$2 options=$3 code=0 dependency="" need what
   shift 3
   stages+=("$name")
   if [[ -n $slurm ]]; then
-    for need in $needs; do dependency+=:${job[$need]}; done
+    what=$(fingerprint "$options" "$@")
+    for need in $needs; do
+      dependency+=:${job[$need]}
+      [[ -z ${anew[$need]:-} ]] || anew[$name]=yes
+    done
+    if [[ -n ${left[$name]:-} && ${left[$name]#* } == "$what" && -z ${anew[$name]:-} ]]; then
+      job[$name]=${left[$name]% *}
+      unset "left[$name]"
+      echo "goes on: job ${job[$name]}: $name" >&2
+      return
+    fi
+    if [[ -n ${left[$name]:-} ]]; then
+      anew[$name]=yes
+      end_left "$name"
+    fi
     # shellcheck disable=SC2206
     local words=(sbatch --parsable --job-name="$name" --output="$logs/$name.log" --open-mode=append $options)
-    words+=(--comment="$(realpath -m "$run")")
+    words+=(--comment="$(realpath -m "$run") $what")
     [[ -z $dependency ]] || words+=(--dependency="afterok$dependency" --kill-on-invalid-dep=yes)
     words+=("$@")
     if [[ -n $dry_run ]]; then
       job[$name]="<$name>" && show "${words[@]}"
     else
       job[$name]=$("${words[@]}") || refused "$name"
+      submitted+=("${job[$name]}")
       echo "submitted ${job[$name]}: $name" >&2
     fi
   elif [[ -n $dry_run ]]; then
@@ -91,7 +121,8 @@ state_of() { # job: its state and exit code; from the controller, or from the ac
 wait_for_stages() {
   local shown="" missed=0 waiting name state code
   [[ -n $slurm ]] || return 0
-  trap 'echo "interrupted; the jobs go on: scancel ${job[*]} ends them, the same command puts others in their place" >&2
+  for name in "${!left[@]}"; do end_left "$name"; done # of stages that there are no more
+  trap 'echo "interrupted; the jobs go on: the same command waits for them, scancel ${job[*]} ends them" >&2
     exit 130' INT
   while true; do # a controller that does not answer for a while is asked again
     waiting=""

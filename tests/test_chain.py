@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,61 @@ def test_the_same_command_without_slurm_goes_on_and_gives_the_same_scores(slurm,
             for kind, average in old["average"].items():
                 for name in ("accuracy", "bleu_1_sentence", "rouge_1_f"):
                     assert new["average"][kind].get(name) == average.get(name), (path, kind, name)
+
+
+STAGES = """set -euo pipefail
+cd {repository}
+output_dir={folder} local="" dry_run=""
+source scripts/shell.sh
+source scripts/stages.sh
+begin_stages
+stage first "" "" {folder}/job first {folder}/first.yaml
+stage second first "" {folder}/job second
+stage aside "" "" {folder}/job aside
+wait_for_stages
+"""
+
+
+def test_a_command_typed_again_waits_for_the_jobs_of_the_last_one_unless_they_are_to_do_something_else(slurm, tmp_path):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    waits = f'until [[ -e "{folder}/go" ]]; do sleep 0.2; done'
+    (folder / "job").write_text(f'#!/bin/bash\nexec >> "{folder}/log"\necho $1 begins\n{waits}\necho $1 ends\n')
+    (folder / "first.yaml").write_text("a: 1")
+    script = STAGES.format(repository=REPOSITORY, folder=str(folder).replace(" ", "\\ "))
+
+    def log():
+        return (folder / "log").read_text().split("\n")[:-1] if (folder / "log").exists() else []
+
+    def begin(wanted):
+        """Start the command; the process when `wanted` jobs have begun and it waits, and what it said until then."""
+        process = subprocess.Popen(["bash", "-c", script], env=slurm, stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line[:2].isdigit():  # the time, and the jobs that it waits for
+                break
+        while len(log()) < wanted:
+            time.sleep(0.1)
+        return process, "".join(said)
+
+    def end(process):
+        process.kill()
+        process.wait()
+
+    try:
+        process, _ = begin(2)
+        end(process)
+        process, said = begin(2)
+        end(process)
+        assert said.count("goes on: job") == 3 and "submitted" not in said
+        assert sorted(log()) == ["aside begins", "first begins"]
+        (folder / "first.yaml").write_text("a: 2")  # so what needs it begins anew too
+        process, said = begin(3)
+        assert said.count("goes on: job") == 1 and said.count("submitted") == said.count("ending job") == 2
+        (folder / "go").touch()
+        assert process.wait(timeout=60) == 0
+    finally:
+        subprocess.run(["scancel", "--me"], env=slurm, check=True)
+    assert sorted(log()[:3]) == ["aside begins", "first begins", "first begins"]
+    assert sorted(log()[3:]) == ["aside ends", "first ends", "second begins", "second ends"]
