@@ -11,8 +11,8 @@
 #   --dry_run         print the commands only
 #
 # Waits for the jobs; typed again, for those of before, but for those whose command or settings have changed and those
-# after them, which are ended and submitted anew. Exit codes: 0 done, 5 done but for failed items (listed), else that of the stage that failed,
-# which is named with its log.
+# after them, which are ended and submitted anew.
+# Exit codes: 0 done, 5 done but for failed items (listed), else that of the stage that failed, which is named with its log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
