@@ -282,6 +282,7 @@ def open_as(browser, link, name, **options):
         box.check()
     page.click("button")
     page.wait_for_selector("form.marks")
+    page.wait_for_load_state()  # its style sheet too
     return page
 
 
