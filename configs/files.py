@@ -20,7 +20,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
-def _make_folder_of(path: Path) -> None:
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file is to be in.
+
+    Raises:
+        SettingsError: where it should be is a file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -37,7 +42,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         SettingsError: where its folder should be is a file.
     """
     path = Path(path)
-    _make_folder_of(path)
+    make_folder_of(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -112,7 +117,7 @@ class Journal:
         seconds_to_disk: float = 0.0,
     ):
         self.path = Path(path)
-        _make_folder_of(self.path)
+        make_folder_of(self.path)
         self.rows: list[dict[str, Any]] = []
         self._on_row = on_row or (lambda row, _: self.rows.append(row))
         self._seconds_to_disk, self._flushed = seconds_to_disk, time.monotonic()

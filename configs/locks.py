@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from configs.errors import SettingsError
+from configs.files import make_folder_of
 from configs.progress import log
 
 SECONDS_TO_LOCK = 10.0  # a killed command's worker process ends a moment after it
@@ -18,9 +19,9 @@ def hold(path: Path) -> IO[str]:
     rows, and cut each other's.
 
     Raises:
-        SettingsError: another command has it.
+        SettingsError: another command has it, or where its folder should be is a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(path)
     file = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - the caller's to close
     if not _lock(file, path):
         file.close()

@@ -223,10 +223,11 @@ def _write(
         if done.all():
             return written
         if hasattr(cache, "batch_select_indices"):
-            going_on = (~done).nonzero()[:, 0]
-            cache.batch_select_indices(going_on)
             make_room(cache)
-            ids, mask, rows = ids[going_on], mask[going_on], rows[going_on]
+            if done.any():
+                going_on = (~done).nonzero()[:, 0]
+                cache.batch_select_indices(going_on)
+                ids, mask, rows = ids[going_on], mask[going_on], rows[going_on]
         else:  # states of another kind than attention's (Mamba)
             whole = True
         mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)

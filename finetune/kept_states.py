@@ -34,6 +34,11 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """See `DynamicLayer.batch_select_indices`; the rows left out are let go of at once."""
+        super().batch_select_indices(indices)
+        self._whole = None
+
 
 def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
     whole = states.new_empty(*states.shape[:2], length, states.shape[3])

@@ -12,9 +12,7 @@ import pyarrow as pa
 
 from configs.errors import FailedItems, MissingInputError
 from configs.files import atomic_open
-from data_collection.corpus.document_files import read_lines
-
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
+from data_collection.corpus.document_files import PACKED, read_lines
 
 
 def take_share(data: Path, share: float, output_dir: Path) -> dict[str, int]:
@@ -24,7 +22,7 @@ def take_share(data: Path, share: float, output_dir: Path) -> dict[str, int]:
         MissingInputError: the folder has nothing of the layout, or a file cannot be read to its end.
     """
     counts = {"documents": 0, "questions": 0, "PDFs": 0}
-    documents = ("documents/*.jsonl", *(f"documents/*.jsonl{suffix}" for suffix in _CODECS))
+    documents = ("documents/*.jsonl", *(f"documents/*.jsonl{suffix}" for suffix in PACKED))
     for what, patterns in (("documents", documents), ("questions", ("mmedbench/*/*.jsonl",))):
         for path in sorted(path for pattern in patterns for path in data.glob(pattern)):
             counts[what] += _take_lines(path, share, output_dir / path.relative_to(data))
@@ -60,8 +58,8 @@ def _take_lines(path: Path, share: float, target: Path) -> int:
     wanted = math.ceil(share * len(hashes))
     chosen = {number for _, number in heapq.nsmallest(wanted, ((h, number) for number, h in enumerate(hashes)))}
     content = b"".join(line for number, (_, line) in enumerate(read_lines(path, failed)) if number in chosen)
-    if path.suffix in _CODECS:
-        content = pa.Codec(_CODECS[path.suffix]).compress(content, asbytes=True)
+    if path.suffix in PACKED:
+        content = pa.Codec(PACKED[path.suffix]).compress(content, asbytes=True)
     if not target.exists() or target.read_bytes() != content:
         with atomic_open(target, "wb") as file:
             file.write(content)

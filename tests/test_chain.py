@@ -192,7 +192,9 @@ def test_a_command_typed_again_waits_for_the_jobs_of_the_last_one_unless_they_ar
             said.append(line)
             if line[:2].isdigit():  # the time, and the jobs that it waits for
                 break
+        end = time.monotonic() + 120
         while len(log()) < wanted:
+            assert time.monotonic() < end, said
             time.sleep(0.1)
         return process, "".join(said)
 

@@ -411,12 +411,12 @@ def test_a_run_stops_in_time_for_its_checkpoint_before_the_time_limit(tmp_path, 
             clock["now"] += 70
             state.global_step += 1
             control.should_save = state.global_step == save_at
-            for callback in (stop, complete):
+            for callback in (complete, stop):
                 callback.on_step_end(args, state, control)
             if control.should_save:
                 (tmp_path / f"checkpoint-{state.global_step}").mkdir()
                 clock["now"] += 300
-                for callback in (stop, complete):
+                for callback in (complete, stop):
                     callback.on_save(args, state, control)
         (tmp_path / "asked").unlink()
         return state.global_step - first, clock["now"]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import FailedItems
 
+PACKED = {".gz": "gzip", ".zst": "zstd"}  # Arrow's names of what packs files with these suffixes
 MAX_DOCUMENT_BYTES = 256 * 2**20  # a longer line or .txt file is no document; reading it would fill the memory
 MAX_BATCH_ROWS, MAX_BATCH_BYTES = 4096, 2**22
 MAX_PART_BYTES = 256 * 2**20  # a larger Parquet file is several shards, so that processes can share it
@@ -61,7 +62,7 @@ def read_lines(path: Path, failed: FailedItems) -> Iterator[tuple[int, bytes]]:
     cannot be read (further).
     """
     number = 0
-    packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower(), "detect")  # Arrow knows lower case only
+    packed = PACKED.get(path.suffix.lower(), "detect")  # Arrow knows lower case only
     try:
         # Arrow's stream, unlike zstandard's, tells a truncated file from a finished one; it reads gzip as well.
         with pa.input_stream(str(path), compression=packed) as raw, io.BufferedReader(raw, 2**20) as file:

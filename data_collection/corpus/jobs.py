@@ -275,9 +275,6 @@ def run_shard_job(
     """
     index, count = array_task()
     num_processes = num_processes or num_allocated_cpus()
-    for folder in (job.output_dir, *job.output_dir.parents):
-        if folder.exists() and not folder.is_dir():
-            raise SettingsError("the output folder is a file", where=folder, todo="give another --output_dir")
     inputs = [item.identity() for item in items]
     num_bytes = sum(identity.get("num_bytes", 0) for identity in inputs)
     identity = {**job.rules, "inputs": f"{len(inputs)} shards, {num_bytes:,} bytes, {fingerprint(inputs)}"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -59,14 +58,13 @@ class StopFileCallback(TrainerCallback):
             self._limit, self._saving = end_of_job(), seconds_to_save(self.output_dir)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._saving = math.nan  # known when it is complete
+        if self._limit:  # this comes after CompleteCheckpointCallback's
+            self._saving = seconds_to_save(self.output_dir)
 
     def _mind_the_limit(self) -> None:
         now = time.time()
         self._longest = max(self._longest, now - (self._step_ended or now))
         self._step_ended = now
-        if self._limit and math.isnan(self._saving):
-            self._saving = seconds_to_save(self.output_dir)
         # Half as much again: file systems are slower when others save too.
         if self._limit and now + self._longest + 1.5 * self._saving > self._limit:
             log.info(

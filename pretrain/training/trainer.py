@@ -55,7 +55,7 @@ class PackedTrainer(BestCheckpointTrainer):
         super().__init__(
             data_collator=Collator(block_size, pad_token_id),
             eval_dataset=evaluation or None,  # which `evaluate` knows itself; the Trainer wants one for --eval_strategy
-            callbacks=[preflight, self.metrics_callback, self.stop_callback, CompleteCheckpointCallback()]
+            callbacks=[preflight, self.metrics_callback, CompleteCheckpointCallback(), self.stop_callback]
             + ([EarlyStopping(patience)] if patience else []),
             **arguments,
         )
