@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 # Two clusters at once would give two jobs one id, from which the nodes' port follows: these files share a worker.
-OF_SLURM = {"test_chain", "test_jobs", "test_local_slurm", "test_preemption"}
+OF_SLURM = {"test_chain", "test_jobs", "test_local_slurm", "test_preemption", "test_rewriting"}
 LOCAL_SLURM = Path(__file__).parents[1] / "scripts" / "local_slurm.sh"
 NODES = 2
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -198,3 +199,30 @@ def test_two_tasks_of_an_array_make_documents_together(tmp_path, writer, script_
     texts = [document.text for shard in shards for document in read_shard(shard, FailedItems())]
     assert len(texts) == json.loads((tmp_path / "out" / "stats.json").read_text())["pairs"] > 2
     assert all("?\n" in text for text in texts) and set(writer.seen.values()) == {1}
+
+
+def test_an_array_of_a_slurm_is_cancelled_on_its_way_and_sent_again(slurm, tmp_path, writer):
+    some_documents(tmp_path / "in", ("en", "fr", "ru", "zh"), 3)
+    command = ["sbatch", "--parsable", "--array=0-1", "--cpus-per-task=2", f"--output={tmp_path}/log-%a"]
+    command += ["data_collection/run.sh", "rewrite", "--input", tmp_path / "in", "--output_dir", tmp_path / "out"]
+    command += ["--server_url", f"http://127.0.0.1:{writer.server_address[1]}/v1", "--api_key_variable", "A_KEY"]
+    command += ["--max_concurrent_requests", "1"]
+    env = {**slurm, "A_KEY": "the-key"}
+    for asked in (3, None):  # cancelled when so many requests were answered, then not at all
+        writer.delay = 0.3 if asked else 0
+        job = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+        end = time.monotonic() + 200
+        while subprocess.run(["squeue", "-h", "-j", job], env=env, capture_output=True, text=True).stdout.strip():
+            assert time.monotonic() < end, [path.read_text() for path in tmp_path.glob("log-*")]
+            if asked and sum(writer.seen.values()) >= asked:
+                subprocess.run(["scancel", "--signal=KILL", "--full", job], env=env, check=True)
+            time.sleep(0.2)
+        if asked:
+            assert not (tmp_path / "out" / "stats.json").exists()
+    statistics = json.loads((tmp_path / "out" / "stats.json").read_text())
+    files = find_conversation_files(tmp_path / "out" / "conversations")
+    assert {path.stem for path in files} == {"en", "fr", "ru", "zh"}
+    assert sum(path.read_bytes().count(b"\n") for path in files) == statistics["pairs"] > 8
+    # What a killed task had asked and not yet written down, one request a task, is asked again; nothing else is.
+    assert statistics["attempts"] <= sum(writer.seen.values()) <= statistics["attempts"] + 2
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"

@@ -3,9 +3,9 @@
     python scripts/bench/bench_memory.py --output_dir runs/bench-memory [--steps web] [--megabytes 1000 4000]
 
 Documents are put together from real sentences, a tenth of them exact and a tenth edited copies of others; some hold a
-test question, and their sources are many, most of them small. Each step reads what the one before it wrote: dedup,
-decontaminate, report; merge reads the documents themselves, once as files of documents and once as one file of JSON
-lines by a mapping; web reads real documents with navigation around them, as pages of a WARC archive. One process each.
+test question, and their sources are many, most of them small. filter, dedup and merge read them, merge once as files of
+documents and once as one file of JSON lines by a mapping; decontaminate reads what dedup wrote, report what
+decontaminate wrote; web reads real documents with navigation around them, as pages of a WARC archive. One process each.
 """
 
 import sys
@@ -41,7 +41,7 @@ from configs.progress import log
 from configs.settings import parse, setting
 from scripts.bench.bench_dedup import edited
 
-STEPS = ("dedup", "decontaminate", "report", "merge", "mapping", "web")
+STEPS = ("filter", "dedup", "decontaminate", "report", "merge", "mapping", "web")
 SHARD_BYTES = 32_000_000
 NUM_EARLIER = 5000  # documents that copies are made of
 NAVIGATION = "".join(f'<li><a href="/{n}">Section {n}</a></li>' for n in range(40))
@@ -203,6 +203,7 @@ def measure_documents(settings: BenchMemorySettings, megabytes: int) -> dict[str
     tokenizer = ["--tokenizer", settings.tokenizer] if settings.tokenizer else []
     lines = folder / "lines.jsonl"
     steps = {
+        "filter": ("filter", "--input", folder / "in"),
         "dedup": ("dedup", "--input", folder / "in"),
         "decontaminate": ("decontaminate", "--input", folder / "dedup", "--test", settings.data),
         "report": ("report", "--input", folder / "decontaminate", *tokenizer),
