@@ -3,9 +3,10 @@
     python scripts/bench/bench_memory.py --output_dir runs/bench-memory [--steps web] [--megabytes 1000 4000]
 
 Documents are put together from real sentences, a tenth of them exact and a tenth edited copies of others; some hold a
-test question, and their sources are many, most of them small. filter, dedup and merge read them, merge once as files of
-documents and once as one file of JSON lines by a mapping; decontaminate reads what dedup wrote, report what
-decontaminate wrote; web reads real documents with navigation around them, as pages of a WARC archive. One process each.
+test question, and their sources are many, most of them small. filter (which keeps English), dedup and merge read them,
+merge once as files of documents and once as one file of JSON lines by a mapping; decontaminate reads what dedup wrote,
+report what decontaminate wrote; web reads real documents with navigation around them, as pages of a WARC archive. One
+process each.
 """
 
 import sys
@@ -203,7 +204,7 @@ def measure_documents(settings: BenchMemorySettings, megabytes: int) -> dict[str
     tokenizer = ["--tokenizer", settings.tokenizer] if settings.tokenizer else []
     lines = folder / "lines.jsonl"
     steps = {
-        "filter": ("filter", "--input", folder / "in"),
+        "filter": ("filter", "--input", folder / "in", "--lang", "en"),
         "dedup": ("dedup", "--input", folder / "in"),
         "decontaminate": ("decontaminate", "--input", folder / "dedup", "--test", settings.data),
         "report": ("report", "--input", folder / "decontaminate", *tokenizer),
