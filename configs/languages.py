@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from configs.errors import SettingsError
@@ -74,3 +75,14 @@ def language(code_or_name: str) -> Language:
         wanted=", ".join(LANGUAGES),
         todo="give one of these codes, or add a row to the table",
     )
+
+
+@functools.cache
+def simplified_characters() -> dict[str, str]:
+    """The simplified form of each traditional Chinese character, variants of Taiwan and Hong Kong included.
+
+    For comparing texts only: of several traditional characters with one simplified form it cannot tell which was meant.
+    """
+    lines = (REPOSITORY / "configs" / "traditional_chinese.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#"))
+    return {traditional: simplified for simplified, others in pairs for traditional in others}

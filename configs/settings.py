@@ -17,6 +17,8 @@ import yaml
 
 from configs.errors import SettingsError
 
+CHECK_SETTINGS = "--check_settings"  # on any command line: say what is wrong with the settings, and stop
+
 
 def setting(default: Any = MISSING, help: str = "", *, positional: bool = False) -> Any:
     """A documented dataclass field. `positional` fields take the arguments that have no name before them."""
@@ -240,7 +242,8 @@ def _help(reader: _Reader, description: str) -> str:
     lines = [
         description.strip(),
         "",
-        "settings (--config FILE.yaml reads them from a file; --name value goes over it):",
+        "settings (--config FILE.yaml reads them from a file; --name value goes over it; with --check_settings nothing "
+        "else is done):",
     ]
     inherited: list[str] = []
     for name, item in reader.fields.items():
@@ -261,6 +264,8 @@ def _help(reader: _Reader, description: str) -> str:
 def check(*classes: type, argv: list[str] | None = None) -> dict[str, Any]:
     """Refuse what `parse` would refuse of a command line by its names and types alone; builds nothing.
 
+    With `CHECK_SETTINGS` among the words that is all, and the command ends.
+
     Returns:
         What is set by name, on the command line or in the file of --config.
 
@@ -268,15 +273,19 @@ def check(*classes: type, argv: list[str] | None = None) -> dict[str, Any]:
         SettingsError: naming every unknown, missing or wrong setting, with near names.
     """
     reader = _Reader(classes)
-    reader.read_words(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    reader.read_words([word for word in words if word != CHECK_SETTINGS])
     reader.refuse()
+    if CHECK_SETTINGS in words:
+        raise SystemExit(0)
     return reader.values
 
 
 def parse(description: str, *classes: type, argv: list[str] | None = None) -> list[Any]:
     """Fill dataclasses from the command line, and from the YAML file it names with --config.
 
-    A class may have a method `problems() -> list[str]`, whose findings are reported with the others.
+    A class may have a method `problems() -> list[str]`, whose findings are reported with the others. With
+    `CHECK_SETTINGS` among the words the command ends when all of them are right.
 
     Args:
         description: what the command does; printed by --help, which exits.
@@ -294,5 +303,8 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     if "--help" in words or "-h" in words:
         print(_help(reader, description))
         raise SystemExit(0)
-    reader.read_words(words)
-    return reader.build()
+    reader.read_words([word for word in words if word != CHECK_SETTINGS])
+    built = reader.build()
+    if CHECK_SETTINGS in words:
+        raise SystemExit(0)
+    return built

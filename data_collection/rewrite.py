@@ -75,6 +75,7 @@ def main() -> int:
         model=model or server.model,
         lang=lang,
         layout=settings.layout,
+        extra_body=share.extra_body,
         **{
             name: getattr(settings, name)
             for name in ("max_passage_tokens", "max_pairs", "max_new_tokens", "max_attempts")

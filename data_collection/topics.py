@@ -41,11 +41,13 @@ class TopicSettings:
     model: Path | None = setting(None, "folder of the classifier; without one the server is asked")
     encoder: Path | None = setting(None, "folder of a multilingual encoder, as transformers loads it")
     languages: list[str] | None = setting(None, "codes of the languages; all that are there by default")
+    max_new_tokens: int = setting(64, "limit of a server's answer; models that think first want more")
     max_attempts: int = setting(3, "answers asked of the server before a question is given up")
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        found = [] if self.max_attempts >= 1 else [f"max_attempts {self.max_attempts}: wanted 1 or more"]
+        names = ("max_new_tokens", "max_attempts")
+        found = [f"{name} {getattr(self, name)}: wanted 1 or more" for name in names if getattr(self, name) < 1]
         if self.train and self.model:
             found.append("model: wanted without --train, which makes one")
         if self.encoder and not self.train and not self.model:

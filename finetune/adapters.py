@@ -5,15 +5,69 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.errors import EnvironmentFailure, SettingsError
+from configs.files import read_json
+from pretrain.models import base_of, load_config
 
 ALL_LINEAR, QUERY_VALUE = "all-linear", "query-value"
 # Names of the query and value projections, or of the one that holds them, in the architectures of transformers.
 _QUERY_VALUE = (("q_proj", "v_proj"), ("query_key_value",), ("Wqkv",), ("wqkv",), ("qkv_proj",), ("c_attn",))
+# Names of the input embeddings and of the output layer, whose first dimension is the vocabulary.
+_OF_VOCABULARY = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+
+
+def check_adapter(folder: str, *, only_lora: bool = False) -> None:
+    """Refuse an adapter that cannot be used, before its base model is loaded.
+
+    Args:
+        folder: of the adapter.
+        only_lora: of the kinds that can be merged into a model's weights take LoRA alone.
+
+    Raises:
+        SettingsError: it is of another kind, or was made for another number of tokens than its base model has.
+    """
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    path = Path(folder) / "adapter_config.json"
+    kind = read_json(path).get("peft_type")
+    can_be_merged = hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload")
+    if not can_be_merged or (only_lora and kind != "LORA"):
+        merge = f"python finetune/merge.py --input {folder} --output_dir DIR, and the merged model in its place"
+        raise SettingsError(
+            "the adapter is of a kind that cannot be used here",
+            where=path,
+            found=f"peft_type {kind}",
+            wanted="LORA" if only_lora else "LORA, or another kind that PEFT merges into the weights",
+            todo=merge if can_be_merged else "a LoRA adapter in its place: python finetune/train.py --lora",
+        )
+    num_tokens = load_config(base_of(folder))[0].get_text_config().vocab_size
+    for name, size in _vocabularies(Path(folder) / "adapter_model.safetensors").items():
+        if size != num_tokens:
+            raise SettingsError(
+                "the adapter and its base model have vocabularies of different sizes",
+                where=folder,
+                found=f"{name} of {size:,} tokens",
+                wanted=f"{num_tokens:,}, as {base_of(folder)} has",
+                todo="resize the base model's embeddings as for the adapter's training, save it, and give that folder "
+                "as base_model_name_or_path in adapter_config.json",
+            )
+
+
+def _vocabularies(path: Path) -> dict[str, int]:
+    """The embeddings and output layers that are in an adapter's file as a whole, and the tokens of each."""
+    from safetensors import safe_open
+
+    if not path.is_file():  # `load_model` says so
+        return {}
+    with safe_open(path, "pt") as file:
+        ends = {name: name.split(".")[-2:] for name in file.keys()}  # noqa: SIM118
+        names = [name for name, end in ends.items() if end[0] in _OF_VOCABULARY and end[-1] == "weight"]
+        return {name: file.get_slice(name).get_shape()[0] for name in names}
 
 
 def target_modules(model: Any, asked: Sequence[str]) -> str | list[str]:
@@ -86,6 +140,15 @@ def lora_config(
         use_dora=dora,
         task_type="CAUSAL_LM",
     )
+
+
+def saved_config(folder: str) -> Any:
+    """PEFT's LoraConfig of an adapter's folder, for more training."""
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(folder)
+    config.inference_mode = False
+    return config
 
 
 def add_adapter(model: Any, config: Any, *, seed: int, activation_checkpointing: bool) -> Any:

@@ -37,6 +37,7 @@ class Generation:
         hit_limit: the end token did not come within the limit, or within what the model can read.
         seconds: time of its batch, shared evenly.
         error: why a server refused to answer, for good; the text is empty then.
+        cost: what a server's answer cost.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Generation:
     hit_limit: bool
     seconds: float
     error: str = ""
+    cost: float = 0.0
 
 
 def plan_batches(
@@ -150,12 +152,14 @@ def generate(
     encoded = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts]
     end_tokens |= {tokenizer.eos_token_id} | own_end_tokens(model)
     context = context_length(model.config)
+    # No token of an answer sees the padding; a pad token may have no embedding (added to Llama 1's tokenizer, for one).
+    padding = tokenizer.eos_token_id
     # A model's own generation_config may sample or penalise; greedy means the same for every model.
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding,
         eos_token_id=sorted(end_tokens),
     )
     for batch in plan_batches(list(map(len, encoded)), batch_size, max_new_tokens, model.device.type):
@@ -163,7 +167,7 @@ def generate(
             continue
         start = time.monotonic()
         width = max(len(encoded[index]) for index in batch)
-        input_ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)
+        input_ids = torch.full((len(batch), width), padding, dtype=torch.long)
         attention_mask = torch.zeros_like(input_ids)
         for row, index in enumerate(batch):
             input_ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])

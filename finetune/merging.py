@@ -52,6 +52,7 @@ def merge(settings: Any) -> int:
             wanted="a folder with adapter_config.json",
             todo="use the model as it is, or give the output folder of finetune/train.py --lora",
         )
+    adapters.check_adapter(adapter)
     base, output_dir = base_of(adapter), settings.output_dir
     identity = {"adapter": model_identity(adapter), "base": model_identity(base), "dtype": settings.dtype}
     if already_made(output_dir, identity):
@@ -63,7 +64,7 @@ def merge(settings: Any) -> int:
     with records.run_record(output_dir, "merge", {**asdict(settings), "base": base}, identity) as record:
         work = output_dir / _WORK
         shutil.rmtree(work, ignore_errors=True)
-        tokenizer = load_tokenizer(adapter if any(Path(adapter).glob("tokenizer*")) else base)
+        tokenizer = load_tokenizer(adapter)
         differences = _save_merged(adapter, tokenizer, settings.dtype, work)
         for source, name in ((run_file, ADAPTER_RUN_FILE), (prompt_file, PROMPT_FILE)):
             if source:

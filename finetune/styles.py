@@ -137,7 +137,7 @@ def apply_template(tokenizer: Any, messages: list[dict[str, str]], *, asking: bo
         )
     template = tokenizer.get_chat_template()
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             messages,
             chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
             tokenize=False,
@@ -153,6 +153,9 @@ def apply_template(tokenizer: Any, messages: list[dict[str, str]], *, asking: bo
             wanted="roles " + ", ".join(message["role"] for message in messages),
             todo="--prompt_style plain, or leave such conversations out",
         ) from None
+    # DeepSeek R1 and its like open a thought whatever they are told: it is closed as Qwen 3's template closes it.
+    opened = text.rstrip()
+    return f"{opened}\n\n</think>\n\n" if asking and opened.endswith("<think>") else text
 
 
 def first_special(text: str, tokenizer: Any) -> str | None:

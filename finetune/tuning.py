@@ -162,7 +162,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
     if args.dry_run:
         model = empty_model(config)
         if settings.with_adapter:
-            model = _with_adapter(model, settings, args)
+            model = _with_adapter(model, model_path, settings, args)
         print(plan(args, model, model_path, settings.block_size, len(examples), f"{data}: {len(examples):,} blocks"))
         return failed.exit_code
 
@@ -181,7 +181,7 @@ def finetune(settings: FinetuneSettings, args: FinetuneArguments) -> int:
             train_dataset=examples,
             evaluation=_dev_blocks(rows.dev, making, settings.block_size, packed),
             block_size=settings.block_size,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=tokenizer.eos_token_id,  # nothing sees it; a pad token may have no embedding
             processing_class=tokenizer,
             label="finetune",
         )
@@ -231,7 +231,7 @@ def _check_method(model_path: str, settings: FinetuneSettings, is_plan: bool) ->
     """Whether the model can be trained this way.
 
     Raises:
-        SettingsError: all weights of an adapter are to be trained.
+        SettingsError: all weights of an adapter are to be trained, or it is none of LoRA.
         EnvironmentFailure: 4 bits without a GPU or bitsandbytes.
     """
     if is_adapter(model_path) and not settings.with_adapter:
@@ -242,6 +242,8 @@ def _check_method(model_path: str, settings: FinetuneSettings, is_plan: bool) ->
             wanted="a whole model, or --lora to train the adapter further",
             todo=f"--lora, or python finetune/merge.py --input {model_path} --output_dir DIR and train that",
         )
+    if is_adapter(model_path):
+        adapters.check_adapter(model_path, only_lora=True)
     if settings.qlora and not is_plan:  # which may be for another machine
         adapters.four_bit(torch.bfloat16)
 
@@ -329,23 +331,26 @@ def _model_to_train(model_path: str, settings: FinetuneSettings, args: FinetuneA
     quantization = adapters.four_bit(dtype) if settings.qlora else None
     model = load_model(model_path, dtype, args.attn_implementation, quantization, adapter_is_trainable=True)
     if not is_adapter(model_path):
-        return _with_adapter(model, settings, args)
+        return _with_adapter(model, model_path, settings, args)
     if args.activation_checkpointing:
         model.enable_input_require_grads()
     return model
 
 
-def _with_adapter(model: Any, settings: FinetuneSettings, args: FinetuneArguments) -> Any:
-    """The model, frozen, with a fresh adapter."""
-    config = adapters.lora_config(
-        model,
-        rank=settings.lora_rank,
-        alpha=settings.lora_alpha,
-        dropout=settings.lora_dropout,
-        targets=settings.lora_target_modules,
-        rslora=settings.lora_rslora,
-        dora=settings.lora_dora,
-    )
+def _with_adapter(model: Any, model_path: str, settings: FinetuneSettings, args: FinetuneArguments) -> Any:
+    """The model, frozen, with a fresh adapter; of the kind that `model_path` is, where it is one."""
+    if is_adapter(model_path):
+        config = adapters.saved_config(model_path)
+    else:
+        config = adapters.lora_config(
+            model,
+            rank=settings.lora_rank,
+            alpha=settings.lora_alpha,
+            dropout=settings.lora_dropout,
+            targets=settings.lora_target_modules,
+            rslora=settings.lora_rslora,
+            dora=settings.lora_dora,
+        )
     return adapters.add_adapter(
         model, config, seed=args.seed, activation_checkpointing=bool(args.activation_checkpointing)
     )

@@ -43,7 +43,7 @@ def ask(
 
     Raises:
         EnvironmentFailure: a server left questions unanswered; all others were asked first, in all kinds.
-        SettingsError: another command is writing this journal.
+        SettingsError: another command is writing this journal, or a question is too long for the model.
     """
     with hold(path), closing(engine), closing(Journal(path)) as journal:
         _ask_into(journal, engine, questions, settings, setting, examples)
@@ -57,9 +57,12 @@ def _ask_into(
     setting: dict[str, Any],
     examples: Examples,
 ) -> None:
+    engine.spent += sum(row.get("cost", 0.0) for row in journal.rows)  # the budget outlives kills
     answered = {(row["kind"], row["id"], row.get("order")) for row in journal.rows}
     several_possible = None if settings.benchmark == MMEDBENCH else source_set(settings.benchmark).several_possible
     unanswered: EnvironmentFailure | None = None
+    for kind in settings.kinds:
+        engine.check(questions, kind, examples)
     for kind in settings.kinds:
         items = shown_items(questions, settings, kind)
         keys = [[(answer, item.question.id, item.order) for answer in ANSWERS_OF[kind]] for item in items]
@@ -151,6 +154,7 @@ def predictions(
     else:
         outputs = {kind: answer.text}
         own = {"num_new_tokens": answer.num_new_tokens, "hit_limit": answer.hit_limit, "error": answer.error}
+        own |= {"cost": answer.cost} if answer.cost else {}
     rows = []
     for name, output in outputs.items():
         parsed = parse_answer(output, question.options)

@@ -23,7 +23,7 @@ except ModuleNotFoundError:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configs.settings import parse, setting
 
@@ -43,6 +43,7 @@ class DemoSettings:
     prompt_style: Literal["plain", "chat", "published"] | None = setting(
         None, "layout of the prompt; the one that the model was taught by default"
     )
+    extra_body: dict[str, Any] = setting({}, "JSON of further fields of requests to servers, as eval.py sends them")
     max_new_tokens: int = setting(512, "limit of an answer")
     repetition_penalty: float = setting(1.0, "on tokens that the answer has already; 1 for plain greedy")
     max_question_characters: int = setting(4000, "limit of a question with its options")

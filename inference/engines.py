@@ -13,7 +13,7 @@ import torch
 
 from configs.errors import SettingsError
 from data_collection.questions.question import Question
-from finetune.adapters import merged
+from finetune.adapters import check_adapter, merged
 from finetune.encoding import continued, encode
 from finetune.generation import Generation, context_length, generate, plan_batches
 from finetune.prompts import (
@@ -25,6 +25,7 @@ from finetune.prompts import (
     taught_style,
 )
 from finetune.styles import Style, StyleName, find_style
+from inference.kinds import LIKELIHOOD_KINDS, PROMPT_OF, AskedKind
 from inference.likelihood import OptionScores, score_options
 from inference.workers import Workers
 from pretrain.models import base_of, is_adapter, load_config, load_model, load_tokenizer, model_identity
@@ -58,12 +59,21 @@ class Engine(Protocol):
         name, short_name: what a log calls the model, and what a folder does.
         identity: what its answers depend on beside the questions and `Asking`, JSON-able.
         style: the prompt's.
+        spent: cost of its answers; who keeps a journal adds what it says of earlier commands.
     """
 
     name: str
     short_name: str
     identity: Any
     style: Style
+    spent: float
+
+    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+        """Refuse questions that the model cannot read in a kind, before any is asked in another.
+
+        Raises:
+            SettingsError: some are too long.
+        """
 
     def ask(
         self,
@@ -93,7 +103,11 @@ class FolderEngine:
         precision: of the weights; bfloat16 where the device has it by default.
     """
 
+    spent = 0.0
+
     def __init__(self, model_path: str, prompt_style: StyleName | None, precision: Precision):
+        if is_adapter(model_path):
+            check_adapter(model_path)
         self._precision = precision
         self.name, self.short_name = model_path, Path(model_path).name
         self._tokenizer = load_tokenizer(model_path)
@@ -102,6 +116,10 @@ class FolderEngine:
         self.identity = [model_identity(model_path), model_identity(base_of(model_path))]
         self._ends = frozenset({self._tokenizer.eos_token_id, self.style.end_token_id(self._tokenizer)})
         self._model: Any = None
+
+    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+        """See `Engine`."""
+        self._prompts(questions, PROMPT_OF[kind], examples)
 
     def close(self) -> None:
         """See `Engine`: nothing is held beside this process."""
@@ -204,17 +222,30 @@ class LocalEngine(FolderEngine):
             kind: answer_only scores the options' letters after the prompt that shows them, cloze their texts after the
                 question alone.
         """
-        texts = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
-        encoded = iter(continued(self._tokenizer, [text for of in texts for text in of.values()], as_text=True))
-        options = [{letter: next(encoded) for letter in of} for of in texts]
-        num_scored = [max(map(len, of.values())) - 1 for of in options]  # nothing is asked of an option's last token
-        prompts = self._prompts(questions, kind, examples, num_scored)
+        prompts, options = self._prompts_and_options(questions, kind, examples)
         if self._num_processes == 1:
             batches = score_options(self.model(), prompts, options, self.batch_size, skip)
         else:
             batches = self._spread("score_batch", [prompts, options], (), 0, skip, lambda at: None)
         for batch in batches:
             on_scores([scores for scores in batch if scores.index not in skip])
+
+    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+        """See `Engine`."""
+        if kind in LIKELIHOOD_KINDS:
+            self._prompts_and_options(questions, PROMPT_OF[kind], examples)
+        else:
+            super().check(questions, kind, examples)
+
+    def _prompts_and_options(
+        self, questions: Sequence[Question], kind: PromptKind, examples: Examples
+    ) -> tuple[list[list[int]], list[dict[str, list[int]]]]:
+        """Token ids of the prompts, and of each question's options by their letters."""
+        texts = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
+        encoded = iter(continued(self._tokenizer, [text for of in texts for text in of.values()], as_text=True))
+        options = [{letter: next(encoded) for letter in of} for of in texts]
+        num_scored = [max(map(len, of.values())) - 1 for of in options]  # nothing is asked of an option's last token
+        return self._prompts(questions, kind, examples, num_scored), options
 
     def _spread(
         self,

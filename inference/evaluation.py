@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,12 @@ from configs.files import fingerprint, read_json
 from configs.languages import language
 from configs.progress import log
 from data_collection.llm.server_settings import ServerSettings
+from data_collection.questions.answers import without_thoughts
 from data_collection.questions.mmedbench import find_files, read_questions
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import read_source_set
 from finetune.examples import find_benchmark
-from finetune.prompts import KINDS, beside, prompt_record, render_prompt
+from finetune.prompts import KINDS, beside, prompt_record, render_prompt, taught_style
 from finetune.styles import Style
 from inference import scoring
 from inference.asking import ask
@@ -26,18 +28,20 @@ from inference.fewshot import draw_examples
 from inference.kinds import MMEDBENCH, PROMPT_OF, adaptation
 from inference.scores.score_files import write_all
 from inference.vllm_engine import VllmEngine
-from pretrain.models import find_model
+from pretrain.models import find_model, is_adapter
 
 
 def evaluate(settings: Any, server_settings: ServerSettings) -> int:
     """Ask, parse, score; returns the exit code (5 when some questions could not be read)."""
     engine: Engine
     run: dict[str, Any] = {}
+    extra_body = server_settings.extra_body
     if settings.engine == "server":
         from inference.server_engine import ServerEngine  # whose client a model of one's own does not need
 
         engine = ServerEngine(server_settings)
     else:
+        server_settings.refuse_unused("--engine server")
         model_path, run = _model_and_its_run(settings.model_name_or_path)
         if settings.engine == "vllm":
             engine = VllmEngine(model_path, settings.prompt_style, settings.precision)
@@ -65,6 +69,7 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         "label": label,
         **{n: getattr(settings, n) for n in ("max_new_tokens", "max_new_tokens_answer_only", "repetition_penalty")},
         **_beyond_defaults(settings, questions, examples, engine.style),
+        **({"extra_body": extra_body} if extra_body else {}),
     }
     name = f"{engine.short_name}-{fingerprint(identity)[:8]}"
     output_dir = settings.output_dir or records.RUNS / "eval" / name
@@ -79,9 +84,14 @@ def evaluate(settings: Any, server_settings: ServerSettings) -> int:
         described |= asdict(server_settings)
     with records.run_record(output_dir, "eval", described, identity) as record:
         ask(engine, questions, settings, output_dir / "predictions.jsonl", setting, examples)
-        scores = write_scores(output_dir, label, settings, failed)
+        scores = write_scores(output_dir, label, settings, failed, extra_body)
         failed.write(output_dir / "failures.jsonl")
-        shown = {"fewshot_examples": {lang: [q.id for q in of] for lang, of in examples.items()}} if examples else {}
+        shown: dict[str, Any] = {}
+        if examples:
+            shown["fewshot_examples"] = {lang: [q.id for q in of] for lang, of in examples.items()}
+        if settings.engine == "server":
+            shown["cost"] = round(engine.spent, 6)
+            log.info(f"{engine.spent:.4f} spent")
         record.finish(
             "finished", len(failed), label=label, num_questions=len(questions), average=scores.get("average"), **shown
         )
@@ -116,7 +126,8 @@ def _beyond_defaults(settings: Any, questions: Sequence[Question], examples: Exa
 
 
 def _model_and_its_run(name_or_path: str | None) -> tuple[str, dict[str, Any]]:
-    """The model to ask and the `result` of the fine-tuning run that made it ({} for any other model)."""
+    """The model to ask and the `result` of the fine-tuning run that made it, with `method` where that shows only in the
+    weights' folder: adapters of others, checkpoints of a run at work ({} for any other model)."""
     newest = None if name_or_path else records.newest_finished("finetune")
     if not name_or_path and newest is None:
         raise MissingInputError(
@@ -129,7 +140,13 @@ def _model_and_its_run(name_or_path: str | None) -> tuple[str, dict[str, Any]]:
     model_path = find_model(name_or_path or str(newest))
     path = beside(Path(model_path), "run.json")
     record = read_json(path) if path else {}
-    return model_path, record.get("result", {}) if record.get("stage") in ("finetune", "merge") else {}
+    run = record.get("result", {}) if record.get("stage") in ("finetune", "merge") else {}
+    if "method" not in run and is_adapter(model_path):
+        is_lora = read_json(Path(model_path) / "adapter_config.json").get("peft_type") == "LORA"
+        run = {**run, "method": "LoRA" if is_lora else "full"}
+    elif "method" not in run and taught_style(Path(model_path)):
+        run = {**run, "method": "full"}
+    return model_path, run
 
 
 def read_test(data: Path, settings: Any, failed: FailedItems) -> list[Question]:
@@ -168,17 +185,20 @@ def read_examples(data: Path, settings: Any, test: Sequence[Question]) -> Exampl
     return draw_examples(train, test, settings.num_fewshot, settings.fewshot_seed)
 
 
-def caption(settings: Any, num_questions: int) -> str:
-    """The conditions of a table in one line."""
+def caption(settings: Any, num_questions: int, extra_body: dict[str, Any]) -> str:
+    """The conditions of a table in one line; `extra_body` are the further fields of requests to a server."""
     penalty = settings.repetition_penalty
     of_set = "" if settings.benchmark == MMEDBENCH else f" of {settings.benchmark}"
     parts = [f"{num_questions} test questions{of_set}"]
     if set(KINDS) & set(settings.kinds):
+        how = "sampled" if extra_body.get("temperature") else "greedy"
         parts.append(
-            f"greedy, at most {settings.max_new_tokens} new tokens with rationale "
+            f"{how}, at most {settings.max_new_tokens} new tokens with rationale "
             f"and {settings.max_new_tokens_answer_only} without, no answer forced"
         )
         parts += [f"repetition penalty {penalty:g} in rationales"] if penalty != 1 else []
+    if extra_body:
+        parts.append(f"asked with {json.dumps(extra_body, ensure_ascii=False)}")
     if settings.num_fewshot:
         parts.append(f"{settings.num_fewshot} examples from training, seed {settings.fewshot_seed}")
     if settings.shuffle_options and set(settings.kinds) != {"text_likelihood"}:
@@ -186,7 +206,9 @@ def caption(settings: Any, num_questions: int) -> str:
     return "; ".join(parts)
 
 
-def write_scores(output_dir: Path, label: str, settings: Any, failed: FailedItems) -> dict[str, Any]:
+def write_scores(
+    output_dir: Path, label: str, settings: Any, failed: FailedItems, extra_body: dict[str, Any]
+) -> dict[str, Any]:
     """Score predictions.jsonl of a folder and write scores.json, tables and plots beside it.
 
     Questions that a server refused to answer, which count as unparsed, are added to `failed`.
@@ -195,8 +217,14 @@ def write_scores(output_dir: Path, label: str, settings: Any, failed: FailedItem
     for row in rows:
         if row.get("error"):
             failed.add(row["id"], f"{row['kind']}: {row['error']}")
+    num_thoughts = sum(bool(row["output"].strip()) and not without_thoughts(row["output"]).strip() for row in rows)
+    if num_thoughts:
+        log.info(
+            f"{num_thoughts:,} of {len(rows):,} answers are thoughts alone: larger limits of new tokens, or a server "
+            "that is told not to think (--extra_body)"
+        )
     labelled = [(label, scoring.score(rows))]
     num_questions = len({row["id"] for row in rows})
     is_mmedbench = settings.benchmark == MMEDBENCH
-    write_all(labelled, output_dir, caption(settings, num_questions), is_mmedbench=is_mmedbench)
+    write_all(labelled, output_dir, caption(settings, num_questions, extra_body), is_mmedbench=is_mmedbench)
     return labelled[0][1]

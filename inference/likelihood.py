@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from configs.errors import SettingsError
 from finetune.generation import plan_batches
 
 
@@ -70,6 +73,9 @@ def score_options(
         options: of each prompt, letter to the token ids that are scored after it.
         batch_size: prompts computed together; the options follow one after another on what was kept of them.
         skip: indices of prompts that need no scores; a batch is left out when all of its prompts are in it.
+
+    Raises:
+        SettingsError: the model gives NaN, of which the first option would be chosen.
     """
     for batch in plan_batches(list(map(len, prompts)), batch_size, device=model.device.type):
         if skip.issuperset(batch):
@@ -77,6 +83,14 @@ def score_options(
         start = time.monotonic()
         with _full_precision_logits(model):
             scored = _score_batch(model, [(prompts[index], list(options[index].values())) for index in batch])
+        if any(map(math.isnan, itertools.chain(*scored))):
+            raise SettingsError(
+                "the model's log-likelihoods are not numbers",
+                where=model.name_or_path,
+                found="NaN",
+                wanted="logits that are finite",
+                todo="--precision float32; where that gives NaN too the weights are broken: look at their training",
+            )
         seconds = (time.monotonic() - start) / len(batch)
         yield [
             OptionScores(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from configs.errors import EnvironmentFailure, SettingsError
+from configs.progress import log
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Answer, Request, Server
 from data_collection.questions.question import Question
 from finetune.generation import Generation
 from finetune.prompts import render_completion, render_question
 from finetune.styles import Style
-from inference.engines import Asking
+from inference.engines import Asking, Examples
+from inference.kinds import AskedKind
 
 # What a server is sent: the user's words alone, which it puts into its model's own chat template.
 USERS_WORDS = Style("chat", cues=("", ""), lead="")
@@ -27,6 +29,18 @@ class ServerEngine:
         self.name = f"{self._server.model} at {settings.server_url}"
         self.identity, self.short_name = self._server.model, self._server.model.rsplit("/", 1)[-1]
 
+    @property
+    def spent(self) -> float:
+        """See `Engine`: what the budget is compared with."""
+        return self._server.spent
+
+    @spent.setter
+    def spent(self, spent: float) -> None:
+        self._server.spent = spent
+
+    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+        """See `Engine`: what is too long for a server it says itself, question by question."""
+
     def ask(
         self,
         questions: Sequence[Question],
@@ -38,7 +52,8 @@ class ServerEngine:
         """See `Engine`.
 
         Raises:
-            SettingsError: a repetition penalty is asked for, which OpenAI's protocol does not have.
+            SettingsError: a repetition penalty is asked for, which OpenAI's protocol does not have; or see
+                `Server.ask`.
             EnvironmentFailure: some questions have no answer after all tries; all others' were given. Questions that
                 the server refuses for good (too long for it, filtered) are given an empty answer with the reason.
         """
@@ -57,16 +72,17 @@ class ServerEngine:
                 failures.append(answer)
                 return
             counts = answer.num_prompt_tokens, answer.num_new_tokens, answer.hit_limit
-            on_answers([Generation(answer.key, answer.text or "", *counts, answer.seconds, answer.error or "")])
+            cost = self._server.cost(answer.num_prompt_tokens, answer.num_new_tokens)
+            on_answers([Generation(answer.key, answer.text or "", *counts, answer.seconds, answer.error or "", cost)])
 
-        self._server.ask(
-            (
-                Request(index, self._messages(question, asking), asking.max_new_tokens)
-                for index, question in enumerate(questions)
-                if index not in skip
-            ),
-            on_answer,
-        )
+        def requests() -> Iterator[Request]:
+            for index, question in enumerate(questions):
+                if index not in skip:
+                    yield Request(index, self._messages(question, asking), asking.max_new_tokens)
+
+        if most := self._server.estimate(requests()):
+            log.info(f"{len(questions) - len(skip):,} questions to ask {self.name}, about {most:.2f} at most")
+        self._server.ask(requests(), on_answer)
         if failures:
             raise EnvironmentFailure(
                 f"{len(failures):,} of {len(questions):,} questions were not answered",

@@ -16,6 +16,7 @@ import torch
 from configs.errors import EnvironmentFailure, SettingsError
 from configs.files import read_json
 from data_collection.questions.question import Question
+from finetune.adapters import check_adapter
 from finetune.generation import Generation
 from finetune.styles import StyleName
 from inference.engines import Asking, FolderEngine, Precision
@@ -40,6 +41,8 @@ class VllmEngine(FolderEngine):
                 "elsewhere: bash scripts/serve.sh MODEL and --engine server",
             )
         super().__init__(model_path, prompt_style, precision)
+        if is_adapter(model_path):
+            check_adapter(model_path, only_lora=True)
         self._adapter: Any = None
 
     def ask(
@@ -97,7 +100,7 @@ class VllmEngine(FolderEngine):
                 self._adapter = LoRARequest("adapter", 1, self.name)
             self._model = LLM(
                 model=base_of(self.name),
-                tokenizer=self.name,
+                tokenizer=self._tokenizer.name_or_path,  # the base model's, where an adapter has none
                 dtype=self._precision,
                 tensor_parallel_size=parallel_size(load_config(base_of(self.name))[0], torch.cuda.device_count()),
                 trust_remote_code=False,

@@ -32,12 +32,15 @@ class Workers:
     """
 
     def __init__(self, make: Callable[[int], Any], num_processes: int):
-        context = multiprocessing.get_context("spawn")
+        self._make, self._num_processes = make, num_processes
         self._processes: dict[Connection, Any] = {}
-        for number in range(num_processes):
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        for number in range(self._num_processes):
             here, there = context.Pipe()
             # A daemon is ended when this process ends, however it does; SIGKILL is seen by `end_with_parent`.
-            process = context.Process(target=_serve, args=(there, make, number), name=str(number), daemon=True)
+            process = context.Process(target=_serve, args=(there, self._make, number), name=str(number), daemon=True)
             process.start()
             there.close()  # so that the end of the process is the end of the pipe
             self._processes[here] = process
@@ -45,29 +48,37 @@ class Workers:
     def do(self, tasks: Sequence[Task], on_progress: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
         """The number of each task and its result, as they come; whoever is free takes the first that is left.
 
+        The processes start with the first tasks, and stay for those of later calls where all of these were done.
+
         Args:
             on_progress: called with how far a task is, of whichever process says it.
 
         Raises:
             EnvironmentFailure: a process died, or its work raised an error.
         """
+        if not self._processes:
+            self._start()
         left, at_work = iter(enumerate(tasks)), {}
         free = list(self._processes)
-        while True:
-            for connection, (number, task) in zip(free, left, strict=False):
-                with suppress(OSError):  # it has died: `_hear` says so
-                    connection.send(task)
-                at_work[connection] = number
-            free = []
-            if not at_work:
-                return
-            for connection in wait(list(at_work)):
-                what, value = self._hear(connection)
-                if what == "at":
-                    on_progress(value)
-                else:
-                    free.append(connection)
-                    yield at_work.pop(connection), value
+        try:
+            while True:
+                for connection, (number, task) in zip(free, left, strict=False):
+                    with suppress(OSError):  # it has died: `_hear` says so
+                        connection.send(task)
+                    at_work[connection] = number
+                free = []
+                if not at_work:
+                    return
+                for connection in wait(list(at_work)):
+                    what, value = self._hear(connection)
+                    if what == "at":
+                        on_progress(value)
+                    else:
+                        free.append(connection)
+                        yield at_work.pop(connection), value
+        finally:
+            if at_work:  # what the others are at would be taken for the results of later tasks
+                self.close()
 
     def _hear(self, connection: Any) -> Said:
         process = self._processes[connection]
@@ -81,7 +92,7 @@ class Workers:
             )
         if what == "failed":
             raise EnvironmentFailure(
-                f"process {process.name} of {len(self._processes)} that answer has failed",
+                f"process {process.name} of {self._num_processes} that answer has failed",
                 where=f"process id {process.pid}",
                 found=value,
                 todo="its own words are above; where memory ran out, a smaller --batch_size or --num_processes. "

@@ -80,10 +80,25 @@ def refuse_adapter(model: str) -> None:
 
 
 def base_of(model: str) -> str:
-    """The model an adapter belongs to; the model itself when it is a whole one."""
+    """The model an adapter belongs to; the model itself when it is a whole one.
+
+    Raises:
+        SettingsError: the adapter names no base model.
+        MissingInputError: the base model is not there.
+    """
     if not is_adapter(model):
         return model
-    return find_model(read_json(Path(model) / "adapter_config.json")["base_model_name_or_path"])
+    path = Path(model) / "adapter_config.json"
+    base = read_json(path).get("base_model_name_or_path")
+    if not base:
+        raise SettingsError(
+            "the adapter does not say which model it belongs to",
+            where=path,
+            found=f"base_model_name_or_path {base}",
+            wanted="the folder or hub id of its base model",
+            todo="write it there",
+        )
+    return find_model(base)
 
 
 def _unreachable(model: str, error: Exception) -> EnvironmentFailure:
@@ -161,13 +176,15 @@ def attention_of(model: str, chosen: str) -> str:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The fast tokenizer of a model.
+    """The fast tokenizer of a model; of an adapter that has none beside it, its base model's.
 
     Raises:
         EnvironmentFailure: it cannot be read or fetched.
     """
     from transformers import AutoTokenizer
 
+    if is_adapter(model) and not any(Path(model).glob("tokenizer*")):
+        model = base_of(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -195,6 +212,7 @@ def load_model(
 
     Raises:
         EnvironmentFailure: it cannot be read or fetched.
+        SettingsError: the adapter's weights are not of its base model's sizes.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -221,5 +239,16 @@ def load_model(
             )
         from peft import PeftModel
 
-        loaded = PeftModel.from_pretrained(loaded, model, is_trainable=adapter_is_trainable)
+        try:
+            loaded = PeftModel.from_pretrained(loaded, model, is_trainable=adapter_is_trainable)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise SettingsError(
+                "the adapter does not fit its base model",
+                where=model,
+                found=next(line.strip() for line in str(error).splitlines() if "size mismatch" in line),
+                wanted=f"an adapter of {base_of(model)}",
+                todo="give the model that it was trained on as base_model_name_or_path in its adapter_config.json",
+            ) from None
     return loaded

@@ -34,6 +34,8 @@ class Load:
         checkpointing: recompute each layer's activations in backward.
         fused_loss: the loss is taken in chunks and the logits are never there as a whole (liger's kernel).
         offload_optimizer, offload_weights: kept in the machine's memory and not on the GPU.
+        bf16_gradients: beside bfloat16 weights a step's gradients are summed in bfloat16, DeepSpeed's default, and not
+            in float32, as configs/deepspeed/ has it.
     """
 
     config: Any
@@ -46,6 +48,7 @@ class Load:
     fused_loss: bool = False
     offload_optimizer: bool = False
     offload_weights: bool = False
+    bf16_gradients: bool = False
 
 
 def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_devices: int) -> int:
@@ -98,16 +101,17 @@ def activation_bytes(load: Load) -> dict[str, float]:
 def memory_gib(load: Load, zero_stage: int, num_gpus: int) -> dict[str, float]:
     """GiB a GPU by use. The states of the model follow ZeRO (Rajbhandari et al. 2020, section 3 and figure 1).
 
-    A trained weight has 2 bytes (bf16), its gradient 2 and its optimizer state 12: float32 master weight and AdamW's
-    two moments. Stage 1 shares the optimizer states out over the GPUs, 2 the gradients too, 3 the weights too. Without
-    bf16 it is 4, 4 and 8. Stage 0 is training without DeepSpeed: float32 weights, which autocast copies to bf16, and
-    DistributedDataParallel's copy of the gradients.
+    A trained weight has 2 bytes (bf16), its gradient 4 (with `bf16_gradients`, as in the paper, 2) and its optimizer
+    state 12: float32 master weight and AdamW's two moments. Stage 1 shares the optimizer states out over the GPUs, 2
+    the gradients too, 3 the weights too. Without bf16 it is 4, 4 and 8. Stage 0 is training without DeepSpeed: float32
+    weights, which autocast copies to bf16, and DistributedDataParallel's copy of the gradients.
     """
     frozen = load.num_parameters - load.num_trained
     trained = load.num_trained
     if zero_stage:
         weights = 2 * load.num_parameters if load.bf16 else 4 * load.num_parameters
-        gradients, optimizer = (2 * trained, 12 * trained) if load.bf16 else (4 * trained, 8 * trained)
+        gradients = (2 if load.bf16_gradients else 4) * trained
+        optimizer = (12 if load.bf16 else 8) * trained
     else:
         weights = frozen * (2 if load.bf16 else 4) + trained * (6 if load.bf16 else 4)
         gradients, optimizer = 4 * trained * (1 if num_gpus == 1 else 2), 8 * trained
@@ -116,7 +120,9 @@ def memory_gib(load: Load, zero_stage: int, num_gpus: int) -> dict[str, float]:
         weights = 0
     if load.offload_optimizer and zero_stage:
         optimizer = 0
-        gradients = gradients if zero_stage == 1 else 0  # they follow the optimizer as soon as they are shared out
+        # Once shared out they follow the optimizer, but stage 2 sums them on the GPU where that is not their own type.
+        if zero_stage == 3 or (zero_stage == 2 and (load.bf16_gradients or not load.bf16)):
+            gradients = 0
     activations = activation_bytes(load)
     return {
         "weights": weights / shared[0] / GIB,
@@ -148,14 +154,16 @@ def find_card(name: str) -> tuple[str, Any]:
     )
 
 
-def zero_stage_of(deepspeed: Any) -> tuple[int, bool, bool]:
-    """ZeRO stage of a DeepSpeed configuration (file, mapping or none), and whether it offloads optimizer, weights."""
+def zero_stage_of(deepspeed: Any) -> tuple[int, bool, bool, bool]:
+    """ZeRO stage of a DeepSpeed configuration (file, mapping or none); whether it offloads optimizer, weights; and
+    whether it leaves the sum of gradients in the type of the weights."""
     if not deepspeed:
-        return 0, False, False
+        return 0, False, False, False
     content = read_json(deepspeed) if isinstance(deepspeed, (str, Path)) else deepspeed
     zero = content.get("zero_optimization", {})
     offloads = [zero.get(name, {}).get("device", "none") != "none" for name in ("offload_optimizer", "offload_param")]
-    return int(zero.get("stage", 0)), offloads[0], offloads[1]
+    left = content.get("data_types", {}).get("grad_accum_dtype") != "fp32"
+    return int(zero.get("stage", 0)), offloads[0], offloads[1], left
 
 
 def plan(args: Any, model: Any, name: str, block_size: int, num_blocks: int, data: str) -> str:
@@ -187,7 +195,7 @@ def plan(args: Any, model: Any, name: str, block_size: int, num_blocks: int, dat
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     num_parameters = sum(size for size, _ in sizes)
     num_trained = sum(size for size, requires_grad in sizes if requires_grad)
-    stage, offload_optimizer, offload_weights = zero_stage_of(args.deepspeed)
+    stage, offload_optimizer, offload_weights, left = zero_stage_of(args.deepspeed)
     load = Load(
         model.config,
         num_parameters,
@@ -199,6 +207,7 @@ def plan(args: Any, model: Any, name: str, block_size: int, num_blocks: int, dat
         bool(args.use_liger_kernel),
         offload_optimizer,
         offload_weights,
+        bf16_gradients=bool(args.bf16) and left,
     )
     card_name, card = find_card(args.planned_card)
     if not 0 < args.planned_mfu <= 1:
@@ -235,8 +244,9 @@ def _memory_lines(load: Load, stage: int, num_gpus: int, card_name: str, card: A
         cells = "  ".join(f"{value:.1f}".rjust(width) for value, width in zip(row.values(), widths, strict=True))
         lines.append(f"  {each}{'*' if each == stage else ' '}    {cells}  {sum(row.values()):9.1f}")
     if load.offload_optimizer or load.offload_weights:
-        # Float32 master weights, moments and gradients; the bfloat16 weights.
-        moved = (16 * load.offload_optimizer + 2 * load.offload_weights) * load.num_trained / GIB
+        # Float32 master weights, moments, gradients, and what stage 3 sums these in or 2 sends back; bfloat16 weights.
+        optimizer = 16 + (4 if stage == 3 and not load.bf16_gradients else 2)
+        moved = (optimizer * load.offload_optimizer + 2 * load.offload_weights) * load.num_trained / GIB
         lines.append(f"  in the nodes' memory, all together: {moved:,.1f} GiB")
     total = sum(rows[stage].values())
     if total <= card.gib:
@@ -286,9 +296,17 @@ def plan_pretraining(settings: Any, args: Any, data: Path | None) -> str:
                 found="no token blocks, no max_steps, no planned_tokens",
                 todo="give --data, --max_steps or --planned_tokens",
             )
-    if block_size > config.max_position_embeddings:
-        described += f"\nWARNING the model was trained to {config.max_position_embeddings:,} positions only"
+    if warning := beyond_positions(config, block_size):
+        described += f"\nWARNING {warning}"
     return plan(args, empty_model(config), name or "", block_size, num_blocks, described)
+
+
+def beyond_positions(config: Any, block_size: int) -> str:
+    """What is to be said of blocks with more tokens than the model was trained to read at once; empty of others."""
+    known = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if known is None or block_size <= known:
+        return ""
+    return f"the model was trained to {known:,} positions only, of {block_size:,} in a block"
 
 
 def check_block_size(wanted: int | None, found: int, where: Path) -> None:

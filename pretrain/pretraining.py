@@ -22,7 +22,7 @@ from pretrain.models import (
     model_identity,
     refuse_adapter,
 )
-from pretrain.planning import check_block_size, plan_pretraining
+from pretrain.planning import beyond_positions, check_block_size, plan_pretraining
 from pretrain.token_blocks.blocks import TokenBlocks
 from pretrain.token_blocks.tokenizing import tokenizer_hash
 from pretrain.training.attention import can_be_packed
@@ -97,13 +97,13 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path | None) -> int:
     assert data is not None
     model_path = find_model(settings.model_name_or_path)
     refuse_adapter(model_path)
-    architecture = load_config(model_path)[0].model_type
-    if not can_be_packed(architecture):
+    config, _ = load_config(model_path)
+    if not can_be_packed(config.model_type):
         raise SettingsError(
             "documents of one block would see each other in this architecture",
             where=model_path,
-            found=f"{architecture}, whose attention takes no notice of positions",
-            wanted="one with rotary or learned positions",
+            found=f"{config.model_type}, whose layers do not begin anew where positions do",
+            wanted="attention with rotary or learned positions in every layer",
             todo="another base model; such models can be fine-tuned (an example a block), not pretrained here",
         )
     blocks = TokenBlocks(data, verify=rank() == 0)
@@ -113,6 +113,8 @@ def pretrain(settings: Any, args: PretrainArguments, data: Path | None) -> int:
     identity = training_identity(args, data=fingerprint(blocks.index), model=model_identity(model_path))
     if rank() == 0:
         log.info(f"token blocks {data}, model {model_path}")
+        if warning := beyond_positions(config, blocks.block_size):
+            log.warning(f"WARNING {warning}")
     done = already_done(args, "pretrain", Path(model_path).name, identity)
     if done is not None:
         return done

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.errors import MissingInputError
 from configs.files import fingerprint
+from scripts.stage_settings import check_settings
 
 STAGES = ("prepare", "pretrain", "finetune", "eval")
 _ROW_KEYS = ("corpus", *STAGES)
@@ -93,10 +94,12 @@ def problems_of(settings: Any) -> list[str]:
 
 
 def require_input(settings: Any) -> None:
-    """Refuse before anything runs where a settings file, the questions or a used part of the corpus is missing.
+    """Refuse before anything runs where a settings file, the questions or a used part of the corpus is missing, or a
+    stage of a row would refuse its settings.
 
     Raises:
         MissingInputError: naming all of them.
+        SystemExit: wrong settings, each said on stderr.
     """
     used = {part for row in settings.rows.values() for part in row.get("corpus", [])}
     paths = [path for name in STAGES if (path := getattr(settings, name))] + ([settings.data] if settings.data else [])
@@ -110,6 +113,10 @@ def require_input(settings: Any) -> None:
             wanted="files and folders that are there, from the repository's root",
             todo="correct the paths, or make what is missing (the READMEs of the stages say how)",
         )
+    rows = settings.rows.values()
+    pretrained = [row for row in rows if row.get("corpus")]
+    of_stage = {"prepare": pretrained, "pretrain": pretrained, "finetune": rows, "eval": rows}
+    check_settings((stage, _words(settings, row, stage)) for stage, of in of_stage.items() for row in of)
 
 
 def rows_of(settings: Any) -> list[Row]:

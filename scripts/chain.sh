@@ -32,7 +32,7 @@ languages() { # of the files of a kind: documents or PDFs
   esac
 }
 
-require_input() { # what a stage hours from now would miss: settings, languages, questions, the model
+require_input() { # what a stage hours from now would miss or refuse: settings, languages, questions, the model
   local name
   for name in prepare pretrain finetune eval; do
     if [[ ! -f $settings/$name.yaml ]]; then
@@ -48,15 +48,19 @@ from configs.errors import run
 from configs.languages import language
 from data_collection.questions.mmedbench import find_files
 from pretrain.models import find_model
+from scripts.stage_settings import check_settings
 
-def check(data, model, languages):
+def check(data, model, languages, settings):
     for code in languages.splitlines():
         language(code)
     for split in ("Train", "Test"):
         find_files(data, split)
     find_model(model)
+    check_settings(
+        (name, ("--config", f"{settings}/{name}.yaml")) for name in ("prepare", "pretrain", "finetune", "eval")
+    )
 
-run(lambda: check(*sys.argv[1:]))' "$data" "$model" "$all"
+run(lambda: check(*sys.argv[1:]))' "$data" "$model" "$all" "$settings"
 }
 
 shopt -s nullglob

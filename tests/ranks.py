@@ -7,20 +7,26 @@ Each of `RUNS` leaves OUTPUT_DIR/NAME/outcome.json, and metrics.jsonl as every t
 
 import json
 import os
+import shutil
 import socket
 import sys
 import traceback
 from pathlib import Path
 
 import deepspeed
+import deepspeed.runtime.zero.muon.muon_optimizer  # as the next two: seconds, which each rank would take by itself
+import matplotlib.backends.backend_svg
+import matplotlib.figure  # noqa: F401
 import numpy as np
 import torch
+from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_file
 
 from configs.errors import SettingsError
+from configs.files import read_json
 from pretrain.models import load_model
 from pretrain.training import checkpoints
-from pretrain.training.launching import leave_group
+from pretrain.training.launching import join_group_of_one, leave_group
 from pretrain.training.train_settings import TrainSettings
 from pretrain.training.trainer import PackedTrainer, prepare_to_start, save_result, train
 
@@ -43,7 +49,17 @@ RUNS = {
     "poison_two_ranks": (2, 2, 2, None),
     "poison_zero2": (2, 2, 2, "2"),
     "poison_zero3": (2, 2, 2, "3"),
+    "poison_bf16_zero1": (2, 2, 2, "1"),
+    "bf16_zero1": (2, 1, 4, "1"),
+    "bf16_zero2": (2, 1, 4, "2"),
+    "bf16_zero3": (2, 1, 4, "3"),
+    # From the checkpoint that the run of that name left.
+    "bf16_zero1_resumed": (2, 1, 4, "1"),
+    "bf16_zero2_resumed": (2, 1, 4, "2"),
+    "bf16_zero3_resumed": (2, 1, 4, "3"),
+    "small_contributions": (1, 1, 64, None),
 }
+BF16_STEPS, RESUMED_AT = 6, 4
 
 
 def blocks_of_unequal_fill() -> list:
@@ -69,22 +85,54 @@ def poison(trainer: PackedTrainer) -> None:
     trainer.training_step = training_step
 
 
+def small_contributions() -> dict:
+    """The gradient that each DeepSpeed configuration of ours has after 64 micro-batches in bfloat16.
+
+    One of them gives 256 and 63 give 1: 319, and 256 where it is summed in bfloat16, whose next number is 258.
+    """
+    join_group_of_one()
+    deepspeed.init_distributed("gloo", verbose=False)
+    rows = torch.ones(64, 1, 8, dtype=torch.bfloat16)
+    rows[0] = 256
+    found = {}
+    for path in sorted((ROOT / "configs" / "deepspeed").glob("*.json")):
+        config = read_json(path)
+        config |= {"train_batch_size": 64, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 64}
+        # torch's optimizer on the CPU too: DeepSpeed would compile its own.
+        config |= {"gradient_clipping": 0.0, "zero_force_ds_cpu_optimizer": False}
+        config["bf16"]["enabled"] = True
+        zero = {name: 100 if value == "auto" else value for name, value in config["zero_optimization"].items()}
+        for name in {"offload_optimizer", "offload_param"} & zero.keys():
+            zero[name] = {"device": "cpu"}
+        layer = torch.nn.Linear(8, 1, bias=False)
+        optimizer = torch.optim.AdamW(layer.parameters())
+        engine, *_ = deepspeed.initialize(model=layer, optimizer=optimizer, config=config | {"zero_optimization": zero})
+        for number, row in enumerate(rows):
+            engine.backward(64 * engine(row).sum())  # which DeepSpeed divides by 64
+            if number == len(rows) - 1:
+                found[path.stem] = safe_get_full_grad(engine.module.weight).flatten().tolist()
+            engine.step()
+    return found
+
+
 def run(name: str, output_dir: Path, model_path: str) -> dict:
     """One rank's part of a training; what came of it."""
+    if name == "small_contributions":
+        return small_contributions()
     world, batch, accumulation, stage = RUNS[name]
-    poisoned = name.startswith("poison")
+    poisoned, bf16 = name.startswith("poison"), "bf16" in name
     args = TrainSettings(
         output_dir=str(output_dir),
-        max_steps=NUM_STEPS,
+        max_steps=BF16_STEPS if bf16 else NUM_STEPS,
         learning_rate=1e-3,
         weight_decay=0.01,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         logging_steps=1,
-        save_strategy="steps" if poisoned else "no",
-        save_steps=1,
+        save_strategy="steps" if poisoned or bf16 else "no",
+        save_steps=1 if poisoned else RESUMED_AT,
         report_to="none",
-        bf16=False,
+        bf16=bf16,
         use_cpu=True,
         deepspeed=f"configs/deepspeed/zero{stage}.json" if stage else None,
     )
@@ -128,6 +176,9 @@ def fork_ranks(name: str, output_dir: Path, model_path: str) -> None:
     """Run all ranks of one training to their end."""
     world = RUNS[name][0]
     output_dir.mkdir(parents=True)
+    if name.endswith("_resumed"):
+        checkpoint = f"checkpoint-{RESUMED_AT}"
+        shutil.copytree(output_dir.with_name(name.removesuffix("_resumed")) / checkpoint, output_dir / checkpoint)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

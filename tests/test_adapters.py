@@ -10,8 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.errors import EnvironmentFailure, SettingsError
-from finetune.adapters import add_adapter, four_bit, lora_config, target_modules
-from pretrain.models import load_model
+from configs.files import read_json, write_json
+from finetune.adapters import add_adapter, check_adapter, four_bit, lora_config, target_modules
+from pretrain.models import base_of, load_model, load_tokenizer
 from pretrain.training.attention import can_be_packed
 
 SMALL = {
@@ -147,6 +148,41 @@ def test_training_goes_on_from_an_adapter(tiny_model, tmp_path):
     assert torch.equal(again(ids).logits, adapted(ids).logits)
     trained = {n for n, p in again.named_parameters() if p.requires_grad}
     assert trained == {n for n, p in adapted.named_parameters() if p.requires_grad}
+
+
+def test_adapters_that_cannot_be_used_are_refused_before_their_base_is_loaded(tiny_model, tmp_path):
+    from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+
+    def made(name, choice, num_tokens=800):
+        model = load_model(str(tiny_model), torch.float32)
+        model.resize_token_embeddings(num_tokens)
+        get_peft_model(model, choice).save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    good = made("lora", config(load_model(str(tiny_model), torch.float32)))
+    check_adapter(good, only_lora=True)
+    scaled = made("ia3", IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]))
+    check_adapter(scaled)
+    with pytest.raises(SettingsError, match="peft_type IA3") as refused:
+        check_adapter(scaled, only_lora=True)
+    assert "finetune/merge.py --input" in refused.value.todo
+    prompt = made("prompt", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    for only_lora in (False, True):
+        with pytest.raises(SettingsError, match="peft_type PROMPT_TUNING") as refused:
+            check_adapter(prompt, only_lora=only_lora)
+        assert "merge.py" not in refused.value.todo
+    grown = made("grown", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), num_tokens=802)
+    with pytest.raises(SettingsError, match="of 802 tokens") as refused:
+        check_adapter(grown)
+    assert refused.value.wanted.startswith("800")
+    with pytest.raises(SettingsError, match="does not fit its base model"):
+        load_model(grown, torch.float32)
+    # An adapter as PEFT saves it has no tokenizer beside it: its base model's is meant.
+    assert load_tokenizer(good).get_vocab() == load_tokenizer(str(tiny_model)).get_vocab()
+    path = tmp_path / "lora" / "adapter_config.json"
+    write_json(path, {**read_json(path), "base_model_name_or_path": None})
+    with pytest.raises(SettingsError, match="does not say which model"):
+        base_of(good)
 
 
 def test_four_bits_without_a_gpu_or_bitsandbytes_are_refused_and_say_what_to_do(monkeypatch):

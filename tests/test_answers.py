@@ -123,6 +123,10 @@ CASES = [
     ("答案：B", ZH, "B"),
     ("正确答案是Ｃ。", ZH, "C"),
     ("故选D。", ZH, "D"),
+    ("A選項錯誤，C也不對，故選D。", ZH, "D"),  # traditional characters
+    ("不正確的答案是B", ZH, ""),
+    ("答案：瘧原蟲", {"A": "流感病毒", "B": "疟原虫"}, "B"),
+    ("正解：選択肢B", ZH, "B"),  # Japanese without kana
     ("因此，本题选择 A、C。", ZH, "AC"),
     ("答案为ACD", ZH, "ACD"),
     ("（Ｂ）咳嗽", ZH, "B"),

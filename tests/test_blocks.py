@@ -518,11 +518,25 @@ def test_blocks_of_another_tokenizer_are_refused_before_a_model_is_loaded(prepar
     assert refused.value.found not in refused.value.wanted and refused.value.exit_code == ExitCode.SETTINGS
 
 
+def test_a_start_says_that_blocks_are_longer_than_what_the_model_has_read(prepared, tiny_model, monkeypatch, tmp_path):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    known = TokenBlocks(prepared[2], verify=False).block_size
+    said = []
+    monkeypatch.setattr(pretraining.log, "warning", said.append)
+    monkeypatch.setattr(pretraining, "already_done", lambda *_: 0)  # as far as it is to come
+    for num_positions, wanted in ((known, 0), (known - 1, 1)):
+        config = read_json(other / "config.json")
+        write_json(other / "config.json", {**config, "max_position_embeddings": num_positions})
+        train(prepared[2], other, monkeypatch, tmp_path)
+        assert len(said) == wanted
+    assert f"{known - 1:,} positions only, of {known:,}" in said[0]
+
+
 def train(folder, model, monkeypatch, tmp_path):
     """`pretrain` on the blocks in `folder`, failing the test if it comes as far as loading the model."""
     monkeypatch.setattr(pretraining, "load_model", lambda *_: pytest.fail("the model was loaded"))
     settings = pretraining.PretrainArguments(output_dir=str(tmp_path / "run"), deepspeed=None, report_to="none")
-    choice = type("Settings", (), {"model_name_or_path": str(model), "attn_implementation": None})
+    choice = type("Settings", (), {"model_name_or_path": str(model), "block_size": None})
     try:
         pretraining.pretrain(choice, settings, folder)
     except UserError:

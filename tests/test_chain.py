@@ -124,14 +124,14 @@ def test_chain_on_slurm_ends_with_the_full_table_and_exit_5_for_the_broken_pdf(s
 def test_a_failing_stage_is_named_with_its_log_and_leaves_no_job_waiting(slurm, work):
     settings = work / "settings" / "finetune.yaml"
     good = settings.read_text()
-    settings.write_text(good + "lerning_rate: 1\n")
+    settings.write_text(good + "learning_rate: -1\n")
     try:
         done = chain(slurm, work, "failing", "--nodes", "2")
     finally:
         settings.write_text(good)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "the stage finetune failed" in done.stderr and f"{work}/failing/logs/finetune.log" in done.stderr
-    assert "learning_rate" in done.stderr  # the log's end, with the near name
+    assert "learning_rate -1.0: wanted 0 or more" in done.stderr  # the log's end
     assert not queue(slurm)
     assert not (work / "failing" / "eval-tuned").exists()
 

@@ -26,7 +26,7 @@ from configs.files import (
 )
 from configs.languages import LANGUAGES, language
 from configs.progress import Progress, duration
-from configs.settings import parse, setting
+from configs.settings import check, parse, setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,6 +161,16 @@ def test_wrong_yaml_is_said(tmp_path):
 
 def test_values_are_checked_by_the_class_itself():
     assert "num_steps is negative" in refused("--num_steps", "-1")
+
+
+def test_settings_can_be_looked_at_and_nothing_else_done():
+    for look in (lambda words: parse("A test.", Training, argv=words), lambda words: check(Training, argv=words)):
+        with pytest.raises(SystemExit) as ended:
+            look(["--num_steps", "3", "--check_settings", "--lora"])
+        assert ended.value.code == 0
+        with pytest.raises(SettingsError, match="near: num_steps"):
+            look(["--check_settings", "--num_step", "3"])
+    assert "num_steps is negative" in refused("--num_steps", "-1", "--check_settings")
 
 
 def test_several_classes_positional_and_required():

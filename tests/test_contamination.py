@@ -16,6 +16,7 @@ import pytest
 
 from configs.errors import ExitCode, FailedItems, MissingInputError
 from configs.files import read_json
+from configs.languages import simplified_characters
 from data_collection.corpus.documents import find_shards, read_shard
 from data_collection.overlaps import contamination
 from data_collection.overlaps.contamination import (
@@ -43,6 +44,7 @@ def documents(folder, lang, labels=("medical", "general")):
 def plain_tokens(text):
     """What counts as tokens, written anew: words without case, width and marks; Chinese characters and kana alone."""
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
+    text = text.translate(str.maketrans(simplified_characters()))
     tokens, word = [], ""
     for character in text:
         if unicodedata.category(character)[0] == "M" or unicodedata.category(character) == "Cf":
@@ -61,7 +63,7 @@ def plain_tokens(text):
 def test_tokens_are_those_of_a_plain_reading_of_real_text():
     odd = [
         "", " ", "Ａ５ｍｇ ﬁbrose Straße", "é e\u0301 й и\u0306", "ｶﾞｰｾﾞ ガーゼ ㎎ ½ Ⅳ", "a\u00adb\u200bc", "____(  )",
-        "𠀀𠀁x", "٣ مُحَمَّد", "नमस्ते", "x" * 200,
+        "𠀀𠀁x", "٣ مُحَمَّد", "नमस्ते", "x" * 200, "發燒 发烧",
     ]  # fmt: skip
     for texts in (odd, *(documents(SAMPLE / "documents", lang)[:30] for lang in LANGUAGES)):
         tokens = tokenize(texts)
@@ -107,6 +109,7 @@ EN = Question(
     {"A": "Rubella virus", "B": "Measles", "C": "Plasmodium vivax"}, ("C",),
 )  # fmt: skip
 JA = Question("ja1", "ja", "ガーゼについて正しいのはどれか。", {"A": "滅菌しない。", "B": "綿で作る。"}, ("B",))
+ZH = Question("zh1", "zh", "下列关于肾小球肾炎的叙述，正确的是", {"A": "多见于老年人", "B": "常有血尿"}, ("B",))
 RU = Question("ru1", "ru", "Настой обладает мочегонным эффектом?", {"A": "да", "B": "нет"}, ("A",))
 
 
@@ -123,11 +126,12 @@ RU = Question("ru1", "ru", "Настой обладает мочегонным �
             "A 30-year-old woman has had fever for 3 days. What is the cause? Rubella virus, Measles, Plasmodium vivax",
         ),
         (JA, "【問】ｶﾞｰｾﾞについて、正しいのはどれか？　ａ．滅菌しない　ｂ．綿で作る"),
+        (ZH, "下列關於腎小球腎炎的敘述，正確的是：（Ａ）多見於老年人（Ｂ）常有血尿"),
         (RU, "Верно ли: настой обладает мочегонным\nэффектом."),
     ],
 )
 def test_dress_and_small_edits_make_no_difference(question, text):
-    test = TestQuestions([EN, JA, RU])
+    test = TestQuestions([EN, JA, ZH, RU])
     assert not test.too_short
     for texts in ([text], ["Before.", "x" + text[::-1], "...\n" + text + "\nafter"]):
         hits = test.find(texts)

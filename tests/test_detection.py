@@ -38,3 +38,10 @@ def test_langdetect_gives_the_same_every_time():
     text = "Le patient has a fever и кашель, y también dolor."
     found = {own_probability(text, "fr", "langdetect") for _ in range(5)}
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("detector", MIN_OWN_PROBABILITY)
+def test_traditional_chinese_is_chinese(detector):
+    """langdetect alone is sure that this is Korean."""
+    assert own_probability("本院提供心導管檢查、冠狀動脈支架置放術及繞道手術。", "zh", detector) > 0.5
+    assert own_probability("患者は発熱と咳嗽を訴えて来院した。胸部の画像では肺炎を認める。", "zh", detector) < 0.1

@@ -124,6 +124,22 @@ def test_the_chain_says_at_once_what_a_stage_hours_later_would_miss(bare, script
     assert not (tmp_path / "run").exists()
 
 
+def test_the_settings_of_every_stage_are_looked_at_before_the_first_begins(bare, script_env, tmp_path):
+    for path in (bare / "configs" / "demo").glob("*.yaml"):
+        shutil.copyfile(path, tmp_path / path.name)
+    with open(tmp_path / "eval.yaml", "a") as wrong, open(tmp_path / "finetune.yaml", "a") as misspelt:
+        wrong.write("kinds: []\n")
+        misspelt.write("lerning_rate: 1\n")
+    (tmp_path / "config.json").write_text("{}")
+    env = script_env | {"PYTHONPATH": str(bare), "PATH": f"{Path(sys.executable).parent}:{script_env['PATH']}"}
+    command = ["bash", "scripts/chain.sh", "--local", "--data", "assets/sample", "--output_dir", tmp_path / "run"]
+    command += ["--model", tmp_path, "--settings", tmp_path]
+    answer = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 2 and answer.stderr.count("error: ") == 2 and not (tmp_path / "run").exists()
+    assert f"{tmp_path}/finetune.yaml: unknown setting 'lerning_rate'; near: learning_rate" in answer.stderr
+    assert "kinds : wanted one or more" in answer.stderr  # of what needs no GPU the values too
+
+
 def test_when_slurm_refuses_a_job_those_before_it_are_ended(bare, script_env, tmp_path):
     slurm = {
         "sinfo": "",
@@ -139,7 +155,7 @@ def test_when_slurm_refuses_a_job_those_before_it_are_ended(bare, script_env, tm
     env["PATH"] = f"{tmp_path}:{Path(sys.executable).parent}:{script_env['PATH']}"
     command = ["bash", "scripts/chain.sh", "--data", "assets/sample", "--output_dir", tmp_path / "run"]
     command += ["--model", tmp_path]
-    answer = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 4 and "error: Slurm did not take the job of the stage filter-" in answer.stderr
     assert sorted((tmp_path / "cancelled").read_text().split()) == ["1", "2"]
 

@@ -1,7 +1,9 @@
 """eval.py from end to end: a model in this process, a server, another published set, an interrupted run."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,12 @@ from configs import locks
 from configs.errors import EnvironmentFailure, FailedItems, MissingInputError, SettingsError
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.questions.mmedbench import read_questions
-from finetune.prompts import KINDS, render_question
+from finetune.encoding import encode_prompts
+from finetune.prompts import KINDS, render_question, save_prompt
+from finetune.styles import PLAIN
 from inference.eval import EvalSettings
-from inference.evaluation import evaluate
+from inference.evaluation import _model_and_its_run, evaluate
+from pretrain.models import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "assets" / "sample"
@@ -91,10 +96,48 @@ def test_a_question_that_the_server_refuses_for_good_is_an_answer_that_cannot_be
     assert failure["where"] == refused[0]["id"]
 
 
+def test_what_the_server_refuses_of_every_question_is_nobodys_answer(tmp_path, http, served):
+    settings = EvalSettings(data=SAMPLE, languages=["fr"], kinds=["answer_only"], engine="server", output_dir=tmp_path)
+    http.refused_fields = ["messages"]
+    with pytest.raises(SettingsError, match="refuses all requests"):
+        evaluate(settings, served)
+    assert not rows(tmp_path)
+    http.refused_fields = []
+    assert evaluate(settings, served) == 0 and not any(row["error"] for row in rows(tmp_path))
+
+
+def test_the_budget_of_a_server_is_of_the_whole_run_and_its_fields_are_part_of_it(tmp_path, http, served, caplog):
+    settings = EvalSettings(data=SAMPLE, languages=["fr"], kinds=["answer_only"], engine="server", output_dir=tmp_path)
+    # An answer costs 15, and might cost more than 100.
+    paid = replace(served, input_price=1e6, output_price=1e6, budget=300.0, max_concurrent_requests=1)
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="of which"):
+            evaluate(settings, paid)
+        assert 15 * len(rows(tmp_path)) == sum(row["cost"] for row in rows(tmp_path)) == 15 * sum(http.seen.values())
+    with pytest.raises(SettingsError, match="extra_body"):
+        evaluate(settings, replace(paid, extra_body={"reasoning_effort": "low"}))
+    assert evaluate(settings, replace(paid, budget=None)) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["result"]["cost"] == 15 * 21
+    other = replace(settings, output_dir=tmp_path / "low")
+    http.reply = lambda request: "<think>The answer is A. Or B?"  # and no more
+    assert evaluate(other, replace(served, extra_body={"reasoning_effort": "low"})) == 0
+    assert http.requests[-1]["reasoning_effort"] == "low"
+    assert "21 of 21 answers are thoughts alone" in caplog.text and not any(
+        row["parsed"] for row in rows(other.output_dir)
+    )
+    assert 'asked with {"reasoning_effort": "low"}' in (tmp_path / "low" / "table.md").read_text()
+
+
 def test_a_server_has_no_repetition_penalty(tmp_path, served):
     settings = EvalSettings(data=SAMPLE, engine="server", output_dir=tmp_path, repetition_penalty=1.2)
     with pytest.raises(SettingsError, match="repetition penalty"):
         evaluate(settings, served)
+
+
+def test_the_address_of_a_server_that_would_not_be_asked_is_refused(tmp_path, served):
+    with pytest.raises(SettingsError, match="none would be asked") as raised:
+        evaluate(EvalSettings(data=SAMPLE, output_dir=tmp_path), served)
+    assert "--server_url, --api_key_variable, --max_retries" in str(raised.value)
 
 
 MEDMCQA = {"question": "Which vitamin prevents scurvy?", "cop": 3, "exp": "Vitamin C.", "id": "x"}
@@ -150,3 +193,35 @@ def test_another_published_set_and_a_run_that_was_cut(tmp_path, tiny_model, monk
     assert (
         EvalSettings(benchmark="medmcqa").problems() and not EvalSettings(benchmark="medmcqa", data=folder).problems()
     )
+
+
+def test_what_was_done_to_a_model_shows_in_its_folder_where_no_finished_run_says_it(tmp_path):
+    def method(folder):
+        return _model_and_its_run(str(folder))[1].get("method")
+
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"stage": "finetune", "status": "running", "result": {}}))
+    (tmp_path / "run" / "checkpoint-3" / "config.json").write_text("{}")
+    assert method(tmp_path / "run" / "checkpoint-3") is None
+    save_prompt(tmp_path / "run")
+    assert method(tmp_path / "run" / "checkpoint-3") == "full"
+    for kind, wanted in (("LORA", "LoRA"), ("IA3", "full")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+        assert method(tmp_path / kind) == wanted
+
+
+def test_questions_too_long_in_one_kind_are_refused_before_any_is_asked_in_another(tmp_path, tiny_model):
+    model, questions = (
+        tmp_path / "short",
+        read_questions(SAMPLE / "mmedbench/Test/English.jsonl", "Test", FailedItems()),
+    )
+    shutil.copytree(tiny_model, model)
+    prompts = encode_prompts(list(questions), "answer_only", PLAIN, load_tokenizer(str(model)))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": max(map(len, prompts))}))
+    common = {"model_name_or_path": str(model), "data": SAMPLE, "languages": ["en"], "max_new_tokens_answer_only": 1}
+    settings = EvalSettings(kinds=["answer_only", "with_rationale"], output_dir=tmp_path / "run", **common)
+    with pytest.raises(SettingsError, match="longer than the model can read"):  # the second's instruction is longer
+        evaluate(settings, ServerSettings())
+    assert not rows(tmp_path / "run")

@@ -83,6 +83,25 @@ def test_reasons(rules, text, lang, reason, detector):
     assert (found.num_keywords[0] < 0) == (reason == "too_short" or lang == "fr")  # the cheap tests come first
 
 
+TRADITIONAL_MEDICAL = (
+    "六十八歲男性病患因胸悶、下肢水腫及呼吸困難至急診就醫，過去有第二型糖尿病與高血壓病史。心電圖顯示心房顫動，心臟超音波發現"
+    "二尖瓣逆流，抽血檢查肌酸酐與白血球偏高。診斷為心臟衰竭合併泌尿道感染，給予利尿劑、抗凝血劑與抗生素治療，三天後症狀緩解，"
+    "並安排電腦斷層追蹤腎臟病灶。"
+)
+TRADITIONAL_GENERAL = (
+    "週末的夜市人潮擁擠，攤販沿著舊鐵道排開，賣著蚵仔煎、滷味和現榨果汁。學生們下課後騎著腳踏車過來，一邊聽街頭藝人唱歌，一邊"
+    "討論暑假要去哪裡旅行。捷運站旁的書店正在舉辦講座，邀請導演談臺灣電影的發展，現場座無虛席，討論十分熱烈。"
+)
+
+
+@pytest.mark.parametrize("detector", ["fasttext", "langdetect"])
+def test_traditional_chinese_is_chinese(detector):
+    rules = FilterRules("zh", Thresholds.of("zh"), LANGUAGES["zh"].keywords_file, language_detector=detector)
+    documents = batch_of(Document("a", TRADITIONAL_MEDICAL, "zh"), Document("b", TRADITIONAL_GENERAL, "zh"))
+    verdicts = judge(documents, rules)
+    assert verdicts.reason.tolist() == ["", "few_keywords"] and verdicts.text.equals(documents["text"])
+
+
 def test_a_batch_is_judged_as_its_documents_are(rules):
     documents = [
         Document(str(i), text, "en") for i, text in enumerate((PATIENT, "short", FRENCH, PATIENT * 40, "x " * 99))

@@ -308,6 +308,13 @@ def test_training_goes_on_from_an_adapter(benchmark, tiny_model, monkeypatch):
     assert config["base_model_name_or_path"] == str(tiny_model)  # and not the adapter
     with pytest.raises(SettingsError, match="no weights of its own"):
         main_of(command_line(benchmark, first, output_dir=benchmark / "third"), monkeypatch)()
+    path = first / "adapter_config.json"
+    write_json(path, {**read_json(path), "target_modules": r".*\.q_proj"})  # a pattern, as PEFT takes it too
+    planned = command_line(benchmark, first, lora="true", output_dir=benchmark / "planned", dry_run="true")
+    assert main_of(planned, monkeypatch)() == ExitCode.FAILED_ITEMS
+    write_json(path, {**read_json(path), "peft_type": "IA3"})
+    with pytest.raises(SettingsError, match="peft_type IA3"):
+        main_of(planned, monkeypatch)()
     with pytest.raises(EnvironmentFailure, match="4-bit"):
         main_of(command_line(benchmark, tiny_model, qlora="true", output_dir=benchmark / "four"), monkeypatch)()
 

@@ -18,10 +18,11 @@ SAMPLE = Path(__file__).parents[1] / "assets" / "sample"
 
 
 class Ids:
-    """A tokenizer whose `decode` shows the ids themselves, so that equal texts are equal tokens."""
+    """A tokenizer whose `decode` shows the ids themselves, so that equal texts are equal tokens; its pad token was added
+    to it and has no embedding."""
 
     def __init__(self, tokenizer, eos_token_id):
-        self.tokenizer, self.eos_token_id, self.pad_token_id = tokenizer, eos_token_id, eos_token_id
+        self.tokenizer, self.eos_token_id, self.pad_token_id = tokenizer, eos_token_id, 10**6
 
     def __call__(self, text):
         return self.tokenizer(text)

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import subprocess
 import time
 from dataclasses import dataclass
@@ -121,17 +122,20 @@ def test_a_plain_sbatch_spreads_itself_over_an_array(slurm, tmp_path):
         rows = [{"id": f"{number}-{row}", "text": f"Nausea and fever, patient {row}. " * 10} for row in range(4)]
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    log = tmp_path / "log"
+    log, out = tmp_path / "log", tmp_path / "a folder, with a comma"
     command = ["sbatch", "--parsable", "--cpus-per-task=2", f"--output={log}", "data_collection/run.sh", "filter"]
-    command += ["--input", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), "--lang", "en"]
+    command += ["--input", str(tmp_path / "in"), "--output_dir", str(out), "--lang", "en"]
     job = subprocess.run(command, cwd=ROOT, env=slurm, capture_output=True, text=True, check=True).stdout.strip()
     end = time.monotonic() + 200
     while subprocess.run(["squeue", "-h", "-j", job], env=slurm, capture_output=True, text=True).stdout.strip():
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.5)
     said = log.read_text()
-    assert "6 of 6 files are left: array" in said and "of 2 tasks, and this job" in said, said
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    array = re.search(r"6 of 6 files are left: array (\d+) of 2 tasks, and this job", said)
+    show = ["scontrol", "-o", "show", "job", array[1]]
+    tasks = subprocess.run(show, env=slurm, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(tasks) == 2 and all("JobState=COMPLETED" in task for task in tasks), tasks
+    record = json.loads((out / "run.json").read_text())
     assert record["status"] == "finished" and record["result"]["read"] == 24
     queue = subprocess.run(["squeue", "-h"], env=slurm, capture_output=True, text=True, check=True).stdout
     assert not queue, queue

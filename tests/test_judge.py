@@ -116,6 +116,11 @@ def test_ratings_are_read_from_the_last_line_or_not_at_all(text, points):
     assert read_judgement(text, "rating", 2) == points
 
 
+def test_a_judge_s_thoughts_are_no_judgement():
+    assert read_judgement("<think>First\nRanking: 1 > 2</think>Ranking: 2 > 1", "ranking", 2) == [1, 2]
+    assert read_judgement("<think>First\nRanking: 1 > 2", "ranking", 2) is None
+
+
 def test_points_are_ranks_in_reverse_and_ties_share():
     assert points_of_ranks({"a": 1, "b": 2, "c": 3}) == {"a": 3, "b": 2, "c": 1}
     assert points_of_ranks({"a": 1, "b": 7, "c": 1, "d": 7}) == {"a": 3.5, "b": 1.5, "c": 3.5, "d": 1.5}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from configs.errors import MissingInputError
-from configs.languages import LANGUAGES
+from configs.languages import LANGUAGES, simplified_characters
 from data_collection.selection.keywords import KeywordMatcher, normalise, read_keywords
 
 ROOT = Path(__file__).parents[1]
@@ -103,12 +103,31 @@ def test_a_long_text_is_searched_over_the_ends_of_its_blocks(lang):
         ("做CT检查", ["ct"], "zh", (1, 2 / 5)),
         ("action、糖尿病患者", ["ct", "尿病", "糖尿病"], "zh", (2, 3 / 12)),
         ("CT\u00adx CTß", ["ct"], "zh", (0, 0)),  # a soft hyphen ends no word
+        ("發燒，发烧，發烧", ["发烧", "發燒"], "zh", (1, 6 / 8)),  # one term, traditional, simplified or mixed
+        ("臺灣的痲疹、衞生所、\uf914園", ["麻疹", "卫生", "乐园"], "zh", (3, 6 / 12)),
+        ("発熱、發熱", ["発熱"], "ja", (1, 2 / 5)),
+        ("कैन्सर, कैंसर, कैँसर", ["कैंसर"], "hi", (1, 16 / 20)),  # a nasal letter or a dot
+        ("अण्डाशय संक्रमण डाक्टर", ["अंडाशय", "सङ्क्रमण", "डॉक्टर"], "hi", (3, 20 / 22)),
         ("", ["fever"], "en", (0, 0)),
         ("fever 😀 𝐟𝐞𝐯𝐞𝐫", ["fever"], "en", (1, 10 / 13)),
     ],
 )
 def test_worked_counts(text, keywords, lang, wanted):
     assert KeywordMatcher(keywords, lang).match(text) == pytest.approx(wanted)
+
+
+def test_traditional_chinese_holds_what_its_simplified_form_holds():
+    """With every character in any of its traditional forms, a text has the same numbers to the last digit."""
+    forms = {}
+    for traditional, simplified in simplified_characters().items():
+        forms[simplified] = forms.get(simplified, "") + traditional
+    assert not set("".join(forms.values())) & set(forms)  # nothing is both
+    matcher = KeywordMatcher(read_keywords(LANGUAGES["zh"].keywords_file), "zh")
+    draw = random.Random(2)
+    for kind in ("medical", "general"):
+        for text in texts(SAMPLE / f"zh.{kind}.jsonl"):
+            traditional = "".join(draw.choice(forms.get(character, character)) for character in text)
+            assert traditional != text and matcher.match(traditional) == matcher.match(text)
 
 
 def test_letters_of_languages_that_may_join_the_table():

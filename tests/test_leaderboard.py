@@ -104,9 +104,11 @@ def test_rows_say_score_interval_setting_size_and_version_of_the_data(runs):
 def test_a_model_behind_a_server_bears_its_own_name(tmp_path):
     folder = write_run(tmp_path / "run", "zero-shot", predictions(1), model_name_or_path="o/x-7b at http://h:8000/v1")
     record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"identity": {"model": "o/x-7b", "questions": "0"}}))
+    identity = {"model": "o/x-7b", "questions": "0", "extra_body": {"reasoning_effort": "low"}}
+    (folder / "run.json").write_text(json.dumps(record | {"identity": identity}))
     rows = run_rows([folder], FailedItems())
     assert {(row.model, row.size, row.group) for row in rows} == {("o/x-7b", "7B", "zero-shot")}
+    assert all('asked with {"reasoning_effort": "low"}' in row.notes for row in rows)
 
 
 def test_the_recorded_setting_goes_over_what_labels_say(tmp_path):

@@ -80,6 +80,15 @@ def test_models_that_know_no_position_ids_are_scored_alike(tokenizer):
         assert scores.log_likelihoods == pytest.approx(wanted, abs=2e-4)
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_model_that_gives_no_numbers_chooses_nothing(tiny_model, tokenizer, as_text):
+    broken = load_model(str(tiny_model), torch.float32).eval()
+    broken.model.norm.weight.data[0] = float("nan")
+    prompts, options = encoded(tokenizer, sample_questions()[:2], as_text=as_text)
+    with pytest.raises(SettingsError, match="not numbers"):
+        list(score_options(broken, prompts, options, 2))
+
+
 def test_half_precision_does_not_make_letters_equal(tiny_model, tokenizer):
     model = load_model(str(tiny_model), torch.bfloat16).eval()
     model.lm_head.weight.data *= 8  # logits as large as a real model's, whose last bit in bfloat16 is 1/16 and more

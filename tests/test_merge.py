@@ -218,6 +218,7 @@ def test_one_mapping_for_two_folders_gives_each_document_an_id_of_its_own(tmp_pa
     given = []
     for name in ("a", "b"):
         write(tmp_path / name / "x.txt", name)
+        write(tmp_path / name / ".cache" / "x.txt", name)  # hidden folders hold copies
         given.append(f"{tmp_path / 'm.yaml'}={tmp_path / name}")
     shards = find_merge_shards(given, [])
     made = [document.id for shard in shards for document in shard.documents(FailedItems(), Counter())]

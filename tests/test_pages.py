@@ -169,6 +169,13 @@ def test_heads_that_change_with_the_chapter_are_dropped_where_they_run():
     assert all(len(lines) == 12 for number, lines in enumerate(kept) if number % 5)
 
 
+def test_page_numbers_are_dropped_and_words_of_the_same_letters_kept():
+    for last in ("12", "xii", "- XLIV -", "Page 3 of 9", "第 12 頁", "I"):
+        assert drop_running_lines([[*prose(1), Line(last, True)]])[0] == prose(1), last
+    for last in ("ill.", "Civil", "C"):
+        assert drop_running_lines([[*prose(1), Line(last, False)]])[0][-1].text == last
+
+
 def book():
     """A book of 60 pages by what each page is: (kind or None, lines)."""
     pages = [("cover", [Line("Diseases of the Heart", True), Line("A. Author", True)])]

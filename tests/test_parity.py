@@ -1,6 +1,7 @@
 """The same blocks give the same training however they are shared out; a loss that is no number stops all ranks.
 
-LONG_TESTS=1 pytest tests/test_parity.py      also with offloading to the CPU, for which DeepSpeed compiles an optimizer
+LONG_TESTS=1 pytest tests/test_parity.py      also with offloading to the CPU, for which DeepSpeed compiles an optimizer,
+                                              and all ZeRO stages in bfloat16
 """
 
 import json
@@ -18,17 +19,21 @@ from pretrain.training.callbacks import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SHARED_OUT = ["accumulated", "two_ranks", "two_ranks_accumulated", "zero2_one_rank", "zero1", "zero2", "zero3"]
+IN_BF16 = ["bf16_zero1"]  # whose optimizer is one that the others do not have
 if "LONG_TESTS" in os.environ:
     SHARED_OUT += ["zero2_offload", "zero3_offload"]
-POISONED = ["poison_two_ranks", "poison_zero2", "poison_zero3"]
-NUM_STEPS = 20
+    IN_BF16 += ["bf16_zero2", "bf16_zero3"]
+POISONED = ["poison_two_ranks", "poison_zero2", "poison_zero3", "poison_bf16_zero1"]
+RESUMED = [f"{name}_resumed" for name in IN_BF16]
+NUM_STEPS, METRICS = 20, "metrics.jsonl"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_model, script_env):
     """The folder of all trainings of tests/ranks.py."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "tests/ranks.py", str(folder), str(tiny_model), "at_once", *SHARED_OUT, *POISONED]
+    names = ["at_once", *SHARED_OUT, *POISONED, *IN_BF16, *RESUMED, "small_contributions"]
+    command = [sys.executable, "tests/ranks.py", str(folder), str(tiny_model), *names]
     env = script_env | {"OMP_NUM_THREADS": "1", "TENSORBOARD_LOGGING_DIR": str(folder)}
     answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -36,7 +41,7 @@ def runs(tmp_path_factory, tiny_model, script_env):
 
 
 def steps(folder):
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+    rows = [row for row in read_metrics(folder / METRICS) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
     return rows
 
@@ -79,3 +84,22 @@ def test_not_a_number_on_one_rank_stops_all_before_the_step_and_leaves_the_check
     assert "rank 0" not in first["error"] and "goes on from checkpoint-2" in first["error"]
     assert second["error"] == ""  # rank 0 speaks for all
     assert first["weights_as_saved"]
+
+
+@pytest.mark.slow
+def test_no_configuration_of_ours_loses_small_contributions_to_an_accumulated_gradient(runs):
+    found = json.loads((runs / "small_contributions" / "outcome.0.json").read_text())
+    assert found == {f"zero{name}": [319.0] * 8 for name in ("1", "2", "2_offload", "3", "3_offload")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_BF16)
+def test_in_bfloat16_too_a_resumed_training_equals_an_uninterrupted_one(runs, name):
+    rows, resumed, reference = (
+        {row["step"]: (row["loss"], row["grad_norm"]) for row in read_metrics(runs / each / METRICS) if "loss" in row}
+        for each in (name, f"{name}_resumed", "at_once")
+    )
+    assert list(rows) == [1, 2, 3, 4, 5, 6] and resumed == {step: rows[step] for step in (5, 6)}
+    assert rows[1] == pytest.approx(reference[1], rel=5e-3)  # the schedules differ after it
+    wanted, found = (load_file(runs / each / "model.safetensors") for each in (name, f"{name}_resumed"))
+    assert wanted.keys() == found.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)

@@ -117,7 +117,8 @@ def test_states_of_the_model_are_those_of_the_zero_paper():
     # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs; GB of 10^9 bytes.
     size = int(7.5e9)
     config = AutoConfig.for_model("llama")
-    load = Load(config, size, size, micro_batch_size=1, block_size=1, bf16=True, checkpointing=True)
+    ours = Load(config, size, size, micro_batch_size=1, block_size=1, bf16=True, checkpointing=True)
+    load = replace(ours, bf16_gradients=True)
     states, found = ["weights", "gradients", "optimizer"], {}
     for stage in (1, 2, 3):
         row = memory_gib(load, stage, 64)
@@ -132,6 +133,11 @@ def test_states_of_the_model_are_those_of_the_zero_paper():
     moved = replace(load, offload_optimizer=True, offload_weights=True)
     kept = {stage: [name for name in states if memory_gib(moved, stage, 64)[name]] for stage in range(4)}
     assert kept == {0: states, 1: states[:2], 2: states[:1], 3: []}
+    # Summed in float32, a gradient has 4 bytes, and stays on the GPU under stage 2.
+    summed = [memory_gib(ours, stage, 64)["gradients"] * GIB for stage in (1, 2, 3)]
+    assert summed == [4 * size, 4 * size / 64, 4 * size / 64]
+    moved = replace(ours, offload_optimizer=True, offload_weights=True)
+    assert [memory_gib(moved, stage, 64)["gradients"] * GIB for stage in (1, 2, 3)] == [4 * size, 4 * size / 64, 0]
     # An adapter of 1 %: the frozen rest is bfloat16 and has neither gradients nor optimizer.
     row = memory_gib(Load(config, size, size // 100, 1, 1, bf16=True, checkpointing=True), 0, 1)
     assert row["optimizer"] * GIB == pytest.approx(8 * size / 100)
@@ -192,7 +198,8 @@ def test_what_does_not_fit_is_said_with_a_cure():
     crowded = said("mmed_llama3.1_70b", "--planned_gpus", 8)
     assert crowded.startswith("DOES NOT FIT") and crowded.endswith("try more GPUs")
     small = ("--planned_card", "L40S", "--deepspeed", "configs/deepspeed/zero1.json")
-    assert "try ZeRO 3, or a smaller per_device_train_batch_size" in said("mmedlm2_7b", *small)
+    shared = ("--planned_card", "L40S", "--deepspeed", "configs/deepspeed/zero2.json")
+    assert "try ZeRO 3, or a smaller per_device_train_batch_size" in said("mmedlm2_7b", *shared)
     assert "try ZeRO 2, or" in said("mmedlm2_7b", *small, "--per_device_train_batch_size", 4)
     assert "try activation_checkpointing, or" in said("mmedlm2_7b", "--activation_checkpointing", "false")
     large = ("--per_device_train_batch_size", 8, "--planned_gpus", 8)

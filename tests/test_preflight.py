@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 from transformers.integrations import flex_attention as flex
 
-from configs.errors import EnvironmentFailure
+from configs.errors import EnvironmentFailure, SettingsError
 from pretrain.models import load_model
 from pretrain.token_blocks.blocks import IGNORED, Collator
 from pretrain.training import attention, checkpoints, preflight
@@ -79,6 +79,47 @@ def blocks(num_blocks, seed=0):
     draw = np.random.default_rng(seed)
     rows = [[30, 10], [20], [9, 3], [48]]
     return [[(ids, ids) for ids in (draw.integers(2, 700, size=n) for n in row)] for row in rows[:num_blocks]]
+
+
+SMALL = {
+    "vocab_size": 700,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "is_kept_apart"),
+    [
+        ("llama", {}, True),
+        ("gpt2", {"n_embd": 32, "n_layer": 1, "n_head": 4}, True),
+        ("opt", {"word_embed_proj_dim": 32, "ffn_dim": 64}, False),  # sdpa; positions are counted without looking
+        ("mamba", {"state_size": 4}, False),
+        ("lfm2", {"layer_types": ["conv"], "num_key_value_heads": 4}, False),
+    ],
+)
+def test_the_dry_step_refuses_models_in_which_documents_see_each_other(kind, more, is_kept_apart):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | more))
+    args = SimpleNamespace(per_device_train_batch_size=3, attn_implementation="sdpa")
+    trainer = SimpleNamespace(
+        train_dataset=blocks(3),
+        data_collator=Collator(48, 1),
+        model=model,
+        args=args,
+        _prepare_inputs=dict,
+        compute_loss_context_manager=torch.enable_grad,
+    )
+    assert attention.can_be_packed(kind) == is_kept_apart
+    if is_kept_apart:
+        preflight.dry_step(trainer)
+        return
+    with pytest.raises(SettingsError, match="see each other"):
+        preflight.dry_step(trainer)
+    trainer.train_dataset = [[segments[-1]] for segments in trainer.train_dataset]  # an example a row, for fine-tuning
+    preflight.dry_step(trainer)
 
 
 def test_the_dry_step_goes_through_every_layer_and_leaves_no_trace(tiny_model, monkeypatch):

@@ -122,6 +122,9 @@ def test_templates_with_dates_blanks_and_traps(tiny_model):
     style = chat_style(with_template(tokenizer, blank))
     assert (style.before, style.after, style.lead, style.end) == ("[", "]", " ", "<end>")
     assert render_completion(QUESTION, "answer_only", style) == " A, C"
+    # As DeepSeek R1 writes it, which thinks whatever it is told.
+    style = chat_style(with_template(tokenizer, TURNS.replace("assistant: {%", "assistant: <think>\n{%")))
+    assert (style.after, style.answered) == ("<end>assistant: <think>\n\n</think>\n\n", "<end>assistant: ")
     # A template that prints today's date makes the same prompt every day.
     dated = chat_style(with_template(tokenizer, "{{ strftime_now('%d %b %Y') }} {{ date_string }} " + TURNS))
     assert dated.before == "26 Jul 2024 26 Jul 2024 user: "

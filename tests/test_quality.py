@@ -55,6 +55,7 @@ def test_boilerplate_lines_go_and_the_same_words_in_a_sentence_stay():
     )
     assert repair(text) == "Fever is common."
     assert repair("首页\n发热是常见症状。\n返回顶部\n本网站使用Cookie，继续浏览即表示同意。") == "发热是常见症状。"
+    assert repair("選單\n發燒是常見症狀。\n回頂端\n本網站使用Cookie，繼續瀏覽即表示同意。") == "發燒是常見症狀。"
     assert repair("Аспирин снижает жар.\nПоделиться\nНа сайте используются cookies.") == "Аспирин снижает жар."
     sentences = "Patients share rooms.\nHe ate three cookies a day at this site.\nPrint the form and sign in ink."
     assert repair(sentences.replace(" at this site", "")) == sentences.replace(" at this site", "")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from finetune.conversations import find_conversation_files, read_conversations
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ROOT / "assets" / "sample" / "documents"
-RULES = RewriteRules("tiny", "", "conversations", 100, 3, 200, 2)
+RULES = RewriteRules("tiny", "", "conversations", 100, 3, 200, 2, {})
 PASSAGE = (
     "Warfarin keeps the liver from renewing vitamin K, so that blood clots more slowly. "
     "It is started with 5 mg a day. It is not given to pregnant women."
@@ -48,6 +49,11 @@ def test_passages_hold_the_whole_text_and_are_cut_at_the_ends_of_sentences(lang,
             num_cuts += 1
             num_good += passage.endswith(tuple('.!?。！？”"」』)）»')) or f"{passage}\n" in document.text
     assert limit != 120 or num_good >= 0.95 * num_cuts > 0
+
+
+def test_further_fields_of_requests_are_part_of_the_rules():
+    with_fields = replace(RULES, extra_body={"reasoning_effort": "low"})
+    assert "extra_body" not in RULES.identity() and with_fields.identity()["extra_body"] == with_fields.extra_body
 
 
 def test_a_text_without_any_bound_is_cut_all_the_same():

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from configs.errors import EnvironmentFailure, SettingsError
+from configs.settings import parse
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Request, Server
+from data_collection.questions.answers import without_thoughts
 
 KEY = "the-key"
 
@@ -215,3 +217,47 @@ def test_a_model_that_takes_no_max_tokens_or_temperature_is_asked_in_its_words(h
     http.refused_fields = ["messages"]
     by_key, _ = ask(Server(settings(http)), ["x"])
     assert by_key["x"].num_tries == 1 and "messages" in by_key["x"].error
+
+
+def test_further_fields_are_sent_and_are_part_of_what_answers_depend_on(http):
+    thinking_off = {"chat_template_kwargs": {"enable_thinking": False}, "temperature": 0.6}
+    own = settings(http, extra_body=thinking_off)
+    ask(Server(own), ["x"], seed=3)
+    (sent,) = http.requests
+    assert sent == {
+        "messages": [{"role": "user", "content": "x"}],
+        "model": "tiny",
+        "max_tokens": 5,
+        "seed": 3,
+        **thinking_off,
+    }
+    assert own.identity("tiny") == {"model": "tiny", "extra_body": thinking_off}
+    assert settings(http).identity("tiny") == {"model": "tiny"}  # as runs of before the setting have it
+    assert (
+        own.problems() == []
+        and "max_tokens, model" in settings(http, extra_body={"model": 1, "max_tokens": 2}).problems()[0]
+    )
+    (parsed,) = parse("", ServerSettings, argv=["--extra_body", '{"reasoning_effort": "low"}'])
+    assert parsed.extra_body == {"reasoning_effort": "low"}
+    with pytest.raises(SettingsError, match="extra_body"):
+        parse("", ServerSettings, argv=["--extra_body", "low"])
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    ("content", "finish", "text", "said"),
+    [
+        ("### Answer: A", "stop", "<think>B? No.</think>### Answer: A", "### Answer: A"),
+        (None, "length", "<think>B? No.</think>", ""),  # the limit came before the end of the thoughts
+        (None, "stop", None, None),
+    ],
+)
+def test_thoughts_that_a_server_gives_apart_are_kept_apart(http, name, content, finish, text, said):
+    message = {"role": "assistant", "content": content, name: "B? No."}
+    http.faults = {
+        "x": [json.dumps({"model": "tiny", "choices": [{"finish_reason": finish, "message": message}]}).encode()]
+    }
+    (answer,) = ask(Server(settings(http)), ["x"])[1]
+    assert (answer.text, answer.hit_limit) == (text, finish == "length")
+    assert ("thoughts without" in str(answer.error)) == (text is None)
+    assert said is None or without_thoughts(answer.text) == said

@@ -164,6 +164,8 @@ def test_broken_lines_and_files(tmp_path):
     (tmp_path / "test.json").write_text("")
     (tmp_path / "val.json").write_text('[{"question": 1')
     (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / ".cache").mkdir()  # hidden folders hold copies
+    write(tmp_path / ".cache" / "train.jsonl", [MEDMCQA])
     with open(path, "a") as file:
         file.write('{"question": ' + "[" * 100_000 + "\n")
     failed = FailedItems()

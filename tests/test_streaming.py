@@ -242,10 +242,13 @@ def test_a_server_streams_and_gives_probabilities_where_it_has_them(served):
 
 def test_a_server_that_refuses_fields_is_asked_in_its_words(served):
     served.pieces, served.refused, served.top = ["Yes."], ["max_tokens", "temperature"], [("A", 0.0)]
-    author, reply = load_author(served.address + "#org/served", max_new_tokens=7), Reply()
+    thinking_off = {"chat_template_kwargs": {"enable_thinking": False}}
+    author = load_author(served.address + "#org/served", max_new_tokens=7, extra_body=thinking_off)
+    reply = Reply()
     asyncio.run(author.write("x", reply))
     assert (reply.text, reply.ending, len(served.requests)) == ("Yes.", "complete", 3)
     assert served.requests[-1]["max_completion_tokens"] == 7 and "temperature" not in served.requests[-1]
+    assert all(request["chat_template_kwargs"] == {"enable_thinking": False} for request in served.requests)
     served.refused.append("logprobs")
     assert asyncio.run(author.option_probabilities(QUESTION)) is None
 

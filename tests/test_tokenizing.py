@@ -149,3 +149,6 @@ def test_the_preview_shows_what_the_model_sees(tiny_model, tmp_path, monkeypatch
     assert lines[0].split() == ["0", "0", "0", "0-0", "no", "'<start>'"]
     with pytest.raises(SettingsError, match="no such block"):
         shown("--split", "validation.en")
+    spaced = "«\u202ffièvre\u00a0» 頭痛\u3000発熱 क्\u200dष\n\t"  # which Python calls not printable
+    assert preview.printable(spaced) == spaced
+    assert preview.printable("\x1b[2J\r\u202e\x9b") == "\ufffd[2J\ufffd\ufffd\ufffd"

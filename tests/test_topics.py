@@ -238,7 +238,7 @@ def test_topics_by_a_server_that_chats(http, benchmark, tmp_path):
 
     http.reply = reply
     server = ServerSettings(server_url=f"http://127.0.0.1:{http.server_port}/v1", api_key_variable="A_KEY")
-    settings = TopicSettings(benchmark, tmp_path / "out", max_attempts=2)
+    settings = TopicSettings(benchmark, tmp_path / "out", max_new_tokens=100, max_attempts=2)
     assert label_topics(settings, server) == 5  # some questions got no topic
     rows = rows_of(tmp_path / "out" / "Test" / "English.jsonl")
     by_rule = [None if "rash" in row["question"] else "Gynaecology & Obstetrics" for row in rows]
@@ -247,6 +247,7 @@ def test_topics_by_a_server_that_chats(http, benchmark, tmp_path):
     (failure,) = rows_of(tmp_path / "out" / "failures.jsonl")
     assert failure["where"] == "Test/English/00005" and "is no topic" in failure["reason"]
     assert set(answers.values()) == {2}
+    assert {request["max_tokens"] for request in http.requests} == {100}
     asked = sum(answers.values())
     assert label_topics(settings, server) == 5 and sum(answers.values()) == asked
     assert rows_of(tmp_path / "out" / "Train" / "French.jsonl")[0]["medical_topic"] == "Gynaecology & Obstetrics"

@@ -126,9 +126,12 @@ CHINESE, RUSSIAN, JAPANESE = (
         ("La fièvre – « aiguë »", "cp1252", "", "iso-8859-1"),
         ("La fièvre", "cp1252", "", ""),
         (CHINESE, "gb18030", "", "gb2312"),
+        ("癌症、裏面、恒春的銹", "cp950", "", "Big5"),  # the signs of ETEN and of Hong Kong as browsers read them
+        ("喺醫院、鰂魚涌", "big5hkscs", "text/html; charset=big5", ""),
         (RUSSIAN, "cp1251", "text/html; charset=windows-1251", "utf-8"),
         (RUSSIAN * 3, "cp1251", "", ""),
         (JAPANESE, "cp932", "", "Shift_JIS"),
+        ("①Ⅱ度の熱傷、体重60㎏", "euc_jis_2004", "", "EUC-JP"),
         (JAPANESE, "iso-2022-jp", "", "iso-2022-jp"),
         ("La fièvre", "utf-8", "", "no-such-encoding"),
     ],

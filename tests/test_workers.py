@@ -12,10 +12,10 @@ import pytest
 
 from configs.errors import EnvironmentFailure
 from data_collection.questions.question import Question
-from inference.engines import Asking, LocalEngine
 from inference.workers import Workers
 
 ROOT = Path(__file__).parents[1]
+# The processes of an Adder import this file: what imports torch is imported where it is used.
 
 
 class Adder:
@@ -27,6 +27,12 @@ class Adder:
     def add(self, tell, value):
         tell(value)
         return self.base + value, self.number
+
+    def wait(self, tell, folder):
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.01)
+        (Path(folder) / "gone").touch()
+        return "late"
 
     def die(self, tell, how):
         if how == "error":
@@ -50,6 +56,19 @@ def test_a_process_that_dies_is_said(how, found):
     with pytest.raises(EnvironmentFailure) as failure:
         list(workers.do([("add", (1,)), ("die", (how,)), *[("add", (2,))] * 3], lambda at: None))
     assert found in failure.value.render()
+    workers.close()
+
+
+def test_what_others_were_at_when_one_died_is_no_result_of_later_tasks(tmp_path):
+    workers = Workers(partial(Adder, 0), 2)
+    with pytest.raises(EnvironmentFailure):
+        list(workers.do([("wait", (tmp_path,)), ("die", ("kill",))], lambda at: None))
+    (tmp_path / "go").touch()
+    end = time.monotonic() + 0.5  # what the first is at, should it still be there, comes before the tasks below
+    while not (tmp_path / "gone").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    found = dict(workers.do([("add", (value,)) for value in (5, 6)], lambda at: None))
+    assert {number: value for number, (value, _) in found.items()} == {0: 5, 1: 6}
     workers.close()
 
 
@@ -81,8 +100,10 @@ QUESTIONS = [
 ]
 
 
-def answers(engine: LocalEngine, skip: frozenset[int] = frozenset()) -> tuple[dict, dict]:
+def answers(engine, skip: frozenset[int] = frozenset()) -> tuple[dict, dict]:
     """By question: the text written, and the log-likelihoods of the options' texts."""
+    from inference.engines import Asking
+
     written, scored, told = {}, {}, []
 
     def on_answers(got):
@@ -98,6 +119,8 @@ def answers(engine: LocalEngine, skip: frozenset[int] = frozenset()) -> tuple[di
 
 
 def test_two_processes_answer_as_one_does(tiny_model):
+    from inference.engines import LocalEngine
+
     one = answers(LocalEngine(str(tiny_model), 2, None, "float32"))
     engine = LocalEngine(str(tiny_model), 2, None, "float32", 2)
     two, rest = answers(engine), answers(engine, frozenset({0, 3}))

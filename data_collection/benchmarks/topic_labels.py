@@ -37,7 +37,6 @@ from data_collection.questions.source_sets import find_set_files, read_source_se
 
 LABELLED_SET, LABELLED_LANGUAGE = "medmcqa", "en"  # whose labels are learned
 HELD_OUT = 5  # one question in so many is held out, by hash
-MAX_TOPIC_TOKENS = 64
 BATCH = 512
 CLASSIFIER_STAGE, STAGE = "topic_classifier", "topics"
 
@@ -115,6 +114,7 @@ def label_topics(settings: Any, server_settings: ServerSettings) -> int:
     failed = FailedItems()
     files = QuestionFiles(settings.input, settings.languages, failed, settings.output_dir)
     if settings.model is not None:
+        server_settings.refuse_unused("leave --model out")
         return _by_classifier(settings, files, failed)
     return _by_server(settings, server_settings, files, failed)
 
@@ -181,6 +181,7 @@ class _Asked:
     """A question as something to ask a topic for (`asking.Item`)."""
 
     question: Question
+    max_new_tokens: int
 
     @property
     def id(self) -> str:
@@ -188,7 +189,7 @@ class _Asked:
 
     def request(self, attempt: int, earlier: list[Any]) -> Request:
         message = {"role": "user", "content": topic_prompt(self.question)}
-        return Request(self.id, [message], MAX_TOPIC_TOKENS, sampling(attempt))
+        return Request(self.id, [message], self.max_new_tokens, sampling(attempt))
 
     def check(self, text: str, hit_limit: bool, earlier: list[Any]) -> tuple[str | None, str]:
         topic = None if hit_limit else read_topic(text)
@@ -204,8 +205,8 @@ def _by_server(settings: Any, server_settings: ServerSettings, files: QuestionFi
     sample = Question("", "en", "?", {"A": "1", "B": "2"}, ())
     identity = {
         "questions": files.identity,
-        "prompt": fingerprint([topic_prompt(sample), LATER_TEMPERATURE, MAX_TOPIC_TOKENS]),
-        "model": model,
+        "prompt": fingerprint([topic_prompt(sample), LATER_TEMPERATURE, settings.max_new_tokens]),
+        **server_settings.identity(model),
         "max_attempts": settings.max_attempts,
     }
     done = records.already_done(settings.output_dir, identity)
@@ -216,7 +217,7 @@ def _by_server(settings: Any, server_settings: ServerSettings, files: QuestionFi
     described = {**records.plain(settings), **records.plain(server_settings)}
 
     def items() -> Iterator[_Asked]:
-        return (_Asked(question) for _, question in files.read())
+        return (_Asked(question, settings.max_new_tokens) for _, question in files.read())
 
     with (
         records.run_record(settings.output_dir, STAGE, described, identity) as record,

@@ -41,7 +41,8 @@ _APPENDIX = re.compile(
 _IMPRINT = re.compile(
     r"\bISBN\b|\bISSN\b|all rights reserved|library of congress|cataloging.in.publication|d[eé]p[oô]t l[eé]gal"
     r"|tous droits r[eé]serv[eé]s|todos los derechos reservados|dep[oó]sito legal|alle rechte vorbehalten"
-    r"|все права защищены|\bУДК\b|\bББК\b|图书在版编目|版权所有|責任印制|责任编辑|発行所|印刷所|無断転載|落丁|乱丁",
+    r"|все права защищены|\bУДК\b|\bББК\b|图书在版编目|版权所有|責任印制|责任编辑"
+    r"|版權所有|出版品預行編目|発行所|印刷所|無断転載|落丁|乱丁",
     re.IGNORECASE,
 )
 

@@ -11,8 +11,10 @@ NUM_NEAR_PAGES = 10
 _CJK = "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) +(?=[{_CJK}])")
 IS_CJK = re.compile(f"[{_CJK}]")
+_ROMAN = r"(?=[ivxl])(?:xl|l?x{0,3})(?:ix|iv|v?i{0,3})"  # of front matter; "ill." may be the end of a sentence
 _PAGE_NUMBER = re.compile(
-    r"\W*(?:page|seite|p\.|стр\.?|página|第)?\s*(?:\d{1,4}|[ivxlc]{1,7})\s*(?:(?:/|of|de|sur|из|共)\s*\d{1,4})?\s*[页頁]?\W*",
+    rf"\W*(?:page|seite|p\.|стр\.?|página|第)?\s*(?:\d{{1,4}}|{_ROMAN})\s*(?:(?:/|of|de|sur|из|共)\s*\d{{1,4}})?"
+    r"\s*[页頁]?\W*",
     re.IGNORECASE,
 )
 

@@ -179,9 +179,10 @@ def _spread(job: ShardJob, items: Sequence[Item], num_processes: int) -> None:
             words.append(f"--{option}={found[1]}")
     words += [
         f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}",
-        f"--export=ALL,{SHARES}={path.resolve()}",
+        "--export=ALL",  # and not SHARES=PATH here, where a comma in a path would end it
     ]
-    answer = (_slurm(*words, *os.environ[ARRAY_SCRIPT].split(), *sys.argv[1:]) or "").strip()
+    words += [*os.environ[ARRAY_SCRIPT].split(), *sys.argv[1:]]
+    answer = (_slurm(*words, **{SHARES: str(path.resolve())}) or "").strip()
     if not answer:
         log.info("sbatch gave no array; this job does all shards itself")
         return
@@ -211,10 +212,13 @@ def _max_array_size() -> int:
     return int(found[1]) if found else 1001
 
 
-def _slurm(*words: str) -> str | None:
-    """What a Slurm command prints, "" of jobs that Slurm has forgotten; None, with a line in the log, when it fails."""
+def _slurm(*words: str, **variables: str) -> str | None:
+    """What a Slurm command prints, "" of jobs that Slurm has forgotten; None, with a line in the log, when it fails.
+
+    `variables` are added to its environment.
+    """
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, env=os.environ | variables, capture_output=True, text=True, check=False)
     except OSError as error:
         log.info(f"{words[0]} failed: {error}")
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from configs.errors import EnvironmentFailure, SettingsError
+from configs.errors import EnvironmentFailure
 from configs.files import Journal, read_json
 from configs.locks import hold
 from configs.progress import Progress
@@ -17,7 +17,6 @@ from data_collection.questions.answers import without_thoughts
 
 LATER_TEMPERATURE = 0.7  # the first attempt is greedy; the same again would be the same
 SECONDS_TO_DISK = 1.0  # a flush for each answer would hold the others up: 6 ms on a busy disk
-_MAX_REFUSED_AT_FIRST = 20
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
@@ -127,14 +126,13 @@ def ask_until_good(
 
     Raises:
         EnvironmentFailure: the server did not answer for some items; all others had their attempts.
-        SettingsError: it refuses all requests; none of these counts as an attempt.
+        SettingsError: see `Server.ask`; where it refuses all requests none of these counts as an attempt.
     """
     server.spent += attempts.cost
     rounds = _Rounds(server, attempts, max_attempts, progress)
     while rounds.num_asked:
         rounds.num_asked = 0
         server.ask(rounds.requests(items()), rounds.on_answer)
-        rounds.end_round()
     rounds.finish()
 
 
@@ -144,14 +142,11 @@ class _Rounds:
         self.num_asked = 1  # in this round
         self._in_flight: dict[str, tuple[Item, list[Any]]] = {}
         self._unanswered: dict[str, str] = {}
-        self._refused: list[dict[str, Any]] | None = []  # until the first answer that is a text
 
     def requests(self, items: Iterable[Item]) -> Iterator[Request]:
         for item in items:
             tried = self.attempts.tried(item.id)
             if item.id in self._in_flight or item.id in self._unanswered or self.attempts.is_good(item.id):
-                continue
-            if any(row["id"] == item.id for row in self._refused or ()):
                 continue
             if tried < self.max_attempts:
                 earlier = self.attempts.earlier(item.id)
@@ -183,34 +178,9 @@ class _Rounds:
             "cost": self.server.cost(answer.num_prompt_tokens, answer.num_new_tokens),
             "seconds": round(answer.seconds, 3),
         }
-        if answer.text is not None:
-            self._write_refused()
-        if self._refused is None:
-            self._write(row)
-            return
-        self._refused.append(row)  # a setting that the server takes from nobody must not use up anyone's attempts
-        if len(self._refused) == _MAX_REFUSED_AT_FIRST:
-            raise SettingsError(
-                "the server refuses all requests",
-                where=self.server.settings.server_url,
-                found=problem,
-                wanted="an answer to one of the first",
-                todo="correct what it says; nothing is lost, and the same command asks again",
-            )
-
-    def _write(self, row: dict[str, Any]) -> None:
         self.attempts.append(row)
-        if self.attempts.is_good(row["id"]) or self.attempts.tried(row["id"]) == self.max_attempts:
+        if self.attempts.is_good(item.id) or self.attempts.tried(item.id) == self.max_attempts:
             self.progress.advance(1)
-
-    def _write_refused(self) -> None:
-        rows, self._refused = self._refused, None
-        for row in rows or ():
-            self._write(row)
-
-    def end_round(self) -> None:
-        """A whole round that was refused, of too few items to say that the server refuses everything: attempts."""
-        self._write_refused()
 
     def finish(self) -> None:
         self.progress.close()

@@ -133,7 +133,7 @@ def write_rationales(settings: Any, server_settings: ServerSettings) -> int:
     identity = {
         "questions": questions.identity,
         "prompts": fingerprint([_INSTRUCTIONS, LATER_TEMPERATURE]),
-        "model": model,
+        **server_settings.identity(model),
         **{name: getattr(settings, name) for name in ("max_new_tokens", "max_attempts", "replace")},
     }
     done = records.already_done(settings.output_dir, identity)

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +112,7 @@ class RewriteRules:
         max_passage_tokens: of a passage (`passages.num_tokens`).
         max_pairs: asked for of a passage.
         max_new_tokens, max_attempts: of an answer; of a passage.
+        extra_body: further fields of every request.
     """
 
     model: str
@@ -121,10 +122,12 @@ class RewriteRules:
     max_pairs: int
     max_new_tokens: int
     max_attempts: int
+    extra_body: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
         prompts, checks = [_INSTRUCTIONS, LATER_TEMPERATURE], [MIN_SHARE, faithfulness.words()]
-        return {**asdict(self), "prompts": fingerprint(prompts), "checks": fingerprint(checks)}
+        own = {name: value for name, value in asdict(self).items() if name != "extra_body" or value}
+        return {**own, "prompts": fingerprint(prompts), "checks": fingerprint(checks)}
 
     def outputs(self, output_dir: Path, shard: Shard) -> tuple[Path, Path]:
         """Where a shard's pairs and the passages without one are."""
@@ -220,9 +223,9 @@ def read_passages(shard: Shard, rules: RewriteRules, failed: FailedItems) -> Ite
 
 
 @functools.cache
-def _server(settings: tuple[Any, ...], spent: float) -> Server:
-    """One for all shards of a process, so that they share its budget."""
-    server = Server(ServerSettings(*settings))
+def _server(settings: str, spent: float) -> Server:
+    """One for all shards of a process, so that they share its budget; the settings as JSON, which can be a key."""
+    server = Server(ServerSettings(**json.loads(settings)))
     server.spent = spent
     return server
 
@@ -240,7 +243,7 @@ def rewrite_shard(
 
     `spent` is what shards that are done have cost of this task's budget.
     """
-    server = _server(astuple(server_settings), spent)
+    server = _server(json.dumps(asdict(server_settings)), spent)
 
     def wanted() -> Iterator[Passage]:
         return (passage for passage in read_passages(shard, rules, Heard()) if not passage.problem)

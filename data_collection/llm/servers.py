@@ -24,6 +24,7 @@ from data_collection.llm.server_settings import BYTES_PER_TOKEN, ServerSettings
 
 _REPLACED = {"max_tokens": "max_completion_tokens", "temperature": "", "seed": ""}
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a second try, doubled at each further one
+MAX_REFUSED_AT_FIRST = 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Answer:
 
     Attributes:
         key: the request's.
-        text: the answer, None when all tries failed.
+        text: the answer, None when all tries failed; thoughts that the server gives apart stand before it, in
+            <think>...</think>, where most models write theirs (`answers.without_thoughts` takes them out).
         error: why there is no text.
         hit_limit: the answer was cut at `max_new_tokens`.
         model: the name of the model that the server says has answered.
@@ -98,6 +100,7 @@ class Server:
 
     def __init__(self, settings: ServerSettings):
         self.settings, self.spent, self._reserved, self._in_flight = settings, 0.0, 0.0, 0
+        self._refused: list[Answer] | None = []  # until the first answer that is a text
         self._foreign: set[str] = set()
         self._names: dict[str, str] = {}  # of the fields that this server takes under another name, or "" for not
         self.model = asyncio.run(self._check())
@@ -118,9 +121,33 @@ class Server:
 
         Raises:
             SettingsError: a wrong key, an unknown model, or no budget left for the next request; those in flight were
-                waited for and given to `on_answer`.
+                waited for and given to `on_answer`. Or all of the first requests are refused for good: what no
+                request can have must not become everyone's answer, so these are not given to `on_answer`.
         """
+        self._refused = None if self._refused is None else []
         asyncio.run(self._ask_all(iter(requests), on_answer))
+        self._give_refused(on_answer)  # of too few requests to say that the server refuses everything
+
+    def _give(self, answer: Answer, on_answer: Callable[[Answer], None]) -> None:
+        if answer.text is not None:
+            self._give_refused(on_answer)
+        if self._refused is None or not answer.is_final:
+            on_answer(answer)
+            return
+        self._refused.append(answer)
+        if len(self._refused) == MAX_REFUSED_AT_FIRST:
+            raise SettingsError(
+                "the server refuses all requests",
+                where=self.settings.server_url,
+                found=answer.error,
+                wanted="an answer to one of the first",
+                todo="correct what it says; nothing is lost, and the same command asks again",
+            )
+
+    def _give_refused(self, on_answer: Callable[[Answer], None]) -> None:
+        refused, self._refused = self._refused, None
+        for answer in refused or ():
+            on_answer(answer)
 
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -185,7 +212,8 @@ class Server:
             "temperature": 0,
             **request.options,
         }
-        return {new: value for name, value in fields.items() if (new := self._names.get(name, name))}
+        named = {new: value for name, value in fields.items() if (new := self._names.get(name, name))}
+        return {**named, "extra_body": self.settings.extra_body} if self.settings.extra_body else named
 
     def adapts(self, refused: Exception, sent: dict[str, Any]) -> bool:
         """Whether a refused request is to be sent again with what `fields_of` gives now: newer hosted models take no
@@ -232,7 +260,7 @@ class Server:
                         self._in_flight -= 1
                         self._reserved = self._reserved - worst if self._in_flight else 0.0  # and not a rounding error
                     self.spent += self.cost(answer.num_prompt_tokens, answer.num_new_tokens)
-                    on_answer(answer)
+                    self._give(answer, on_answer)
             except BaseException:
                 stopping = True
                 raise
@@ -309,7 +337,7 @@ class Server:
         """
         try:
             choice = reply.choices[0]
-            finish, text = choice.finish_reason, choice.message.content
+            finish, message, text = choice.finish_reason, choice.message, choice.message.content
         except (AttributeError, LookupError, TypeError):
             choice = text = None
         if choice is None or not isinstance(text, (str, type(None))):  # the client checks no types
@@ -324,7 +352,12 @@ class Server:
         hit_limit = finish == "length"
         if text is None and hit_limit:  # a reasoning model that never came to its answer
             text = ""
-        error = f"no text (finish reason {finish})" if text is None else None
+        # SGLang and DeepSeek name thoughts so; vLLM and OpenRouter have the shorter name.
+        thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        if text is not None and thoughts and isinstance(thoughts, str):
+            text = f"<think>{thoughts}</think>{text}"
+        why = "thoughts without an answer" if thoughts else "no text"
+        error = f"{why} (finish reason {finish})" if text is None else None
         return Answer(request.key, text, error, error is not None, hit_limit, model, *counts, num_tries, seconds)
 
 

@@ -200,7 +200,7 @@ def translate_questions(settings: Any, server_settings: ServerSettings) -> int:
         "to": targets,
         "prompts": fingerprint([_INSTRUCTIONS, LATER_TEMPERATURE]),
         "checks": fingerprint([MIN_SIMILARITY_SPACED, MIN_SIMILARITY_UNSPACED, words()]),
-        "model": model,
+        **server_settings.identity(model),
         **{name: getattr(settings, name) for name in ("max_new_tokens", "max_attempts", "min_similarity")},
     }
     done = records.already_done(settings.output_dir, identity)

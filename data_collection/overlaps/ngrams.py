@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.languages import simplified_characters
+
 _SEPARATOR, _DROPPED, _EXPANDED = 0, 2**29, 2**29 + 1
 _ALONE = 2**30  # flag of characters that are a token each: Chinese characters and kana
 _ALONE_RANGES = ((0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF))
@@ -24,8 +26,8 @@ Array = np.ndarray
 def _characters() -> tuple[Array, dict[int, str]]:
     """(code point to what it counts as, the code points that count as several with their expansions).
 
-    Case, width, compatibility forms, accents and other marks make no difference; whatever is no letter or digit parts
-    words.
+    Case, width, compatibility forms, accents and other marks make no difference, nor do traditional and simplified
+    Chinese characters; whatever is no letter or digit parts words.
     """
     table = np.zeros(0x110000, np.uint32)
     expansions = {}
@@ -46,6 +48,11 @@ def _characters() -> tuple[Array, dict[int, str]]:
     for code in range(0x80):
         table[code] = ord(chr(code).lower()) if chr(code).isalnum() else _SEPARATOR
     table[0x20000:0x32400] = np.arange(0x20000, 0x32400)
+    simplified = np.arange(len(table), dtype=np.uint32)
+    for traditional, simple in simplified_characters().items():
+        simplified[ord(traditional)] = ord(simple)
+    written = table < len(table)
+    table[written] = simplified[table[written]]
     for first, last in (*_ALONE_RANGES, (0x20000, 0x323FF)):
         letters = (table >= first) & (table <= last)
         table[letters] |= _ALONE

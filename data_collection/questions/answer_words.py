@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.languages import simplified_characters
+
 # Letters and vowel signs of the scripts that part words by spaces: Latin, Cyrillic, Arabic, Devanagari.
 LETTERS_OF_WORDS = "A-Za-zÀ-ɏЀ-ӿ\u0621-\u064a\u066e-\u06d3\u06d5\u06ee-\u06ff\u0900-\u0963\u0971-\u097f"
 LETTER = rf"[A-H](?![{LETTERS_OF_WORDS}0-9]|['’][{LETTERS_OF_WORDS}])"
@@ -344,5 +346,8 @@ WORDS: dict[str, Words] = {
 
 
 def every(kind: str) -> str:
-    """The alternatives of one kind, an attribute of `Words`, of all languages."""
-    return f"(?:{'|'.join(found for words in WORDS.values() if (found := getattr(words, kind)))})"
+    """The alternatives of one kind, an attribute of `Words`, of all languages; those of Japanese also in simplified
+    Chinese characters, as a text without kana is read."""
+    found = [words for row in WORDS.values() if (words := getattr(row, kind))]
+    simplified = [words.translate(str.maketrans(simplified_characters())) for words in found]
+    return f"(?:{'|'.join(dict.fromkeys(found + simplified))})"

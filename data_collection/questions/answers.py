@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from configs.languages import simplified_characters
 from data_collection.questions.answer_words import GLOSS, LETTER, LETTERS_OF_WORDS, WORDS, every
 
 _OPEN = r"[ *_\"'«“「『【(\[{$]{0,6}"
@@ -83,6 +84,8 @@ _NEXT_ITEM = re.compile(rf" ?[,;.]? ?(?:{_JOINED}|{_GLUED})?\s*(?=[A-H](?:[.):]|
 # Marks of direction, joiners and soft hyphens, the vowel marks and the stretching stroke of Arabic, and marks of code.
 _UNSEEN = re.compile("[\u00ad\u061c\u0640\u064b-\u0652\u0670\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff`]")
 _PUNCTUATION = str.maketrans("،؛؟۔।॥", ",;?...")
+_SIMPLIFIED = str.maketrans(simplified_characters())
+_KANA = re.compile("[ぁ-ゖァ-ヺｦ-ﾝ]")
 _LOW_QUOTES = re.compile("[„‚]([^„“‚‘\\n]{1,200})[“‘”]")
 _THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)
 
@@ -116,7 +119,7 @@ def parse_answer(text: str, options: dict[str, str]) -> tuple[str, ...] | None:
     the last explicit phrase in any of the languages ("the correct answer is B", "故选B", "OPTION A,B IS CORRECT");
     letters that the text starts with, unless it says next that they are wrong; an option's whole text. Full-width
     letters count as letters. A letter that no option bears makes the answer none, and so do lists of all options and
-    choices left open ("A or B").
+    choices left open ("A or B"). Traditional Chinese characters are read as simplified ones.
 
     The prompt shows Latin letters, and Arabic and Hindi ones are never read as these: their order is not one (أ ب ج د
     and أ ب ت ث; क ख ग घ and अ ब स द), and they are words as well ("ج:" announces an answer, "د." is a doctor).
@@ -125,7 +128,10 @@ def parse_answer(text: str, options: dict[str, str]) -> tuple[str, ...] | None:
         text: what the model wrote after the prompt.
         options: letter to option text, as asked.
     """
-    text = _normal(without_thoughts(text), options)
+    text = without_thoughts(text)
+    if not _KANA.search(text):  # no Japanese: the words for Chinese are in simplified characters
+        text, options = text.translate(_SIMPLIFIED), {a: own.translate(_SIMPLIFIED) for a, own in options.items()}
+    text = _normal(text, options)
     before, headed = split_answer(text)
     filled = [part.strip() for part in headed if part.strip()]
     if filled and not _AT_ONCE.match(before.strip()):

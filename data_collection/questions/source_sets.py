@@ -111,9 +111,8 @@ def find_set_files(name: str, folder: Path, split: str | None = None) -> list[Pa
     """The files of a set in its folder, in the order of their names; those with `split` in their name or folder."""
     patterns = source_set(name).files
     found = sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()})
-    found = [
-        path for path in found if not path.name.startswith((".", "~$"))
-    ]  # "~$" is Excel's own note of an open file
+    # Hidden folders hold copies (.cache, .git), and "~$" is Excel's own note of an open file.
+    found = [p for p in found if not any(part.startswith((".", "~$")) for part in p.relative_to(folder).parts)]
     word = re.compile(rf"(^|[^a-z]){re.escape(split.lower())}([^a-z]|$)") if split else None
     return [path for path in found if word is None or word.search(str(path.relative_to(folder)).lower())]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
+from configs.languages import simplified_characters
+
 Detector = Literal["fasttext", "langdetect"]
 MAX_CHARACTERS = {"fasttext": 500, "langdetect": 5000}  # of a text that are looked at
 # Below this probability of its own language a text is in another one. Measured on real documents (README).
@@ -17,6 +19,8 @@ def own_probability(text: str, lang: str, detector: Detector) -> float:
     Capitals are lowered, since both take them for other languages' abbreviations.
     """
     text = text[: MAX_CHARACTERS[detector]].lower()
+    if detector == "langdetect" and lang == "zh":  # it takes many texts in traditional characters for Korean
+        text = text.translate(str.maketrans(simplified_characters()))
     guesses = _fasttext(text) if detector == "fasttext" else _langdetect(text)
     if not guesses:
         return 1.0

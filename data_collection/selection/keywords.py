@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import MissingInputError
-from configs.languages import language
+from configs.languages import language, simplified_characters
 from data_collection.selection.trie import (
     FIRST_OWN,
     NUM_CODE_POINTS,
@@ -31,7 +31,7 @@ _ALIKE = {
     **dict.fromkeys("‐‑‒–−", "-"),
     **dict(zip("ёøłđıħŧ", "еoldiht", strict=True)),
     **dict(zip("ٱىةکی", "ايهكي", strict=True)),
-    "ँ": "ं",
+    **dict(zip("ँॉऑ", "ंाआ", strict=True)),
 }
 # Letters and signs that are left out when they are printed at all: soft hyphen, marks of direction, zero-width ones
 # and their like, Arabic vowel signs and tatweel, the Devanagari dot below.
@@ -51,9 +51,15 @@ _LOOSE_MARKS = {"es": "\u0303", "de": "\u0308", "ru": "\u0306"}
 _ALWAYS_RARE = "\u3099\u309a\uff9e\uff9f"  # the loose voicing marks of kana
 # Other ways to write a keyword.
 _LIGATURES = (("oe", "œ"), ("œ", "oe"), ("ae", "æ"), ("æ", "ae"))
+_NASALS = tuple(  # a nasal before a consonant of its place, in Hindi a letter or a dot above
+    (f"{nasal}\u094d{consonant}", f"\u0902{consonant}")
+    for nasal, consonants in zip("ङञणनम", ("कखगघ", "चछजझ", "टठडढ", "तथदधस", "पफबभ"), strict=True)
+    for consonant in consonants
+)
 _RESPELLINGS = {
     "de": (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss")),
     **dict.fromkeys(("en", "es", "fr"), _LIGATURES),
+    "hi": (*_NASALS, *((dot, letter) for letter, dot in _NASALS)),
 }
 _FIRST_UNSPACED = 0x0590  # Latin, Greek and Cyrillic letters lie below; only they make words in unspaced scripts
 _RARE = "\0"
@@ -80,7 +86,7 @@ def _fold(character: str, lang: str) -> str:
     base = unicodedata.normalize("NFD", bare)[0]
     if base != bare and bare not in _OWN_LETTERS.get(lang, "") and _loses_marks(base):
         bare = base
-    return _ALIKE.get(bare, bare)
+    return _ALIKE.get(bare, bare) if lang != "zh" else simplified_characters().get(bare, _ALIKE.get(bare, bare))
 
 
 def _loses_marks(base: str) -> bool:
@@ -91,8 +97,10 @@ def _loses_marks(base: str) -> bool:
 def _folding(lang: str) -> dict[int, str]:
     """The characters that stand for others (mathematical letters among them), or for none."""
     uniform = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0xD800, 0xF900)]
-    points = sorted({*range(0x10000), *range(0x1D400, 0x1D800)}.difference(uniform))
-    return {point: folded for point in points if (folded := _fold(chr(point), lang)) != chr(point)}
+    points = {*range(0x10000), *range(0x1D400, 0x1D800)}.difference(uniform)
+    if lang == "zh":
+        points.update(map(ord, simplified_characters()))
+    return {point: folded for point in sorted(points) if (folded := _fold(chr(point), lang)) != chr(point)}
 
 
 def normalise(text: str, lang: str) -> str:

@@ -25,7 +25,7 @@ _PIECE = re.compile(r"[^ \u00a0\u3000]{8,}")
 _LABEL_REACH = 24  # characters before a number in which the word that names it is looked for
 _PHONE_LABEL = re.compile(
     r"(?:\b(?:tel|phone|telephone|mobile|cell|fax|whatsapp|t[ée]l[ée]phone|t[ée]l|m[óo]vil|tel[ée]fono|tfno|telefon|handy"
-    r"|тел|телефон|моб|факс)\b|电话|電話|手机|携帯|传真|ＴＥＬ|ＦＡＸ|هاتف|جوال|فون|फ़ोन|फोन|मोबाइल)[^\d\n０-９]{0,12}$",
+    r"|тел|телефон|моб|факс)\b|电话|電話|手机|手機|携帯|传真|傳真|ＴＥＬ|ＦＡＸ|هاتف|جوال|فون|फ़ोन|फोन|मोबाइल)[^\d\n０-９]{0,12}$",
     re.IGNORECASE,
 )
 _ID_LABELS: dict[str, re.Pattern[str]] = {

@@ -45,6 +45,7 @@ share|share this|share this page|share on facebook|share on twitter|tweet|print|
 menu|main menu|toggle navigation|skip to content|skip to main content|skip to navigation|back to top|top of page
 log in|login|sign in|sign up|register|subscribe|advertisement|read more|click here|all rights reserved
 分享|分享到|分享到微信|打印|打印本页|菜单|首页|登录|注册|返回顶部|上一篇|下一篇|加入收藏|关闭窗口|广告|点击查看更多|版权所有
+列印|友善列印|列印本頁|選單|首頁|回首頁|登入|會員登入|註冊|回頂端|返回頂部|上一頁|下一頁|關閉視窗|廣告|轉寄好友|跳到主要內容|版權所有
 印刷|印刷する|このページを印刷|シェア|シェアする|ツイート|ログイン|会員登録|新規登録|ページトップへ|ページの先頭へ|本文へスキップ
 partager|partager cette page|imprimer|imprimer cette page|menu principal|aller au contenu|aller au contenu principal
 retour en haut|haut de page|se connecter|connexion|s'inscrire|s'abonner|publicité|lire la suite|cliquez ici
@@ -63,10 +64,10 @@ _MAX_PHRASE = 60
 _NOTICE = re.compile(
     r"cookies?\b.*\b(?:site|website|browser|consent|privacy|sitio|web|navegador|navigateur|сайте?|браузер\w*|webseite)\b"
     r"|\b(?:site|website|browser|consent|privacy|sitio|web|navegador|navigateur|сайте?|браузер\w*|webseite)\b.*\bcookies?"
-    r"|(?:网站|浏览器|隐私|サイト|ブラウザ|موقع|वेबसाइट).*(?:cookies?|クッキー|كوكيز|कुकी)"
-    r"|(?:cookies?|クッキー|كوكيز|कुकी).*(?:网站|浏览器|隐私|サイト|ブラウザ|موقع|वेबसाइट)"
-    r"|javascript.*(?:enabl|activ|habilit|disabled|включ|отключ|启用|禁用|有効|無効|تفعيل|सक्षम|aktivier)"
-    r"|(?:enabl|activ|habilit|включ|启用|开启|有効|تفعيل|aktivier).*javascript",
+    r"|(?:网站|浏览器|隐私|網站|瀏覽器|隱私|サイト|ブラウザ|موقع|वेबसाइट).*(?:cookies?|クッキー|كوكيز|कुकी)"
+    r"|(?:cookies?|クッキー|كوكيز|कुकी).*(?:网站|浏览器|隐私|網站|瀏覽器|隱私|サイト|ブラウザ|موقع|वेबसाइट)"
+    r"|javascript.*(?:enabl|activ|habilit|disabled|включ|отключ|启用|禁用|啟用|停用|有効|無効|تفعيل|सक्षम|aktivier)"
+    r"|(?:enabl|activ|habilit|включ|启用|开启|啟用|開啟|有効|تفعيل|aktivier).*javascript",
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = ("ookie", "クッキー", "كوكيز", "कुकी", "avascript", "avaScript")

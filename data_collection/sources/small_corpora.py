@@ -127,7 +127,8 @@ def find_mapped_shards(name: str, mapping: CorpusMapping, path: str) -> list[Fil
     paths = [start] if start.is_file() else []
     if path and start.is_dir():
         matches = {found for pattern in patterns for found in start.rglob(pattern)}
-        paths = sorted(found for found in matches if found.is_file() and not found.name.startswith("."))
+        shown = [found for found in matches if not any(p.startswith(".") for p in found.relative_to(start).parts)]
+        paths = sorted(found for found in shown if found.is_file())  # hidden folders hold copies: .cache, .git
     if not paths:
         raise MissingInputError(
             f"no files of the set {name} were found",

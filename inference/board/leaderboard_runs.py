@@ -5,6 +5,7 @@ Files of others are not trusted: what is no share between 0 and 1 is no score, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def _rows_of_run(run: dict[str, Any], record: dict[str, Any], path: Path) -> Ite
         counts = {code: _count(of) for code, of in languages.items() if code in LANGUAGES and isinstance(of, dict)}
         row.data = _data(benchmark, settings, record, sum(counts.values()))
         average = _of(_of(run, "average"), kind)
+        if extra_body := _of(_of(record, "identity"), "extra_body"):
+            row.notes.append(clean_line(f"asked with {json.dumps(extra_body, ensure_ascii=False)}", _MAX_TEXT))
         if benchmark == MMEDBENCH:
             _add_mmedbench(row, {code: languages[code] for code in LANGUAGES if code in counts}, average)
             _note_languages(row, counts)

@@ -17,6 +17,7 @@ from configs.progress import Progress, log
 from data_collection.llm.asking import model_of_finished
 from data_collection.llm.server_settings import ServerSettings
 from data_collection.llm.servers import Answer, Request, Server
+from data_collection.questions.answers import without_thoughts
 from inference.judges.ratings import (
     Rating,
     points_of_ranks,
@@ -89,7 +90,8 @@ def read_judgement(text: str, method: str, num: int) -> list[float] | None:
     Strict: the last line that is not empty must hold every candidate once in the form that was asked for, and nothing
     else; marks of emphasis around it and full-width signs do not matter.
     """
-    lines = [line for line in unicodedata.normalize("NFKC", text).splitlines() if line.strip(" \t*_`")]
+    said = unicodedata.normalize("NFKC", without_thoughts(text))
+    lines = [line for line in said.splitlines() if line.strip(" \t*_`")]
     heading = {"ranking": "ranking", "rating": "ratings?"}[method]
     found = re.fullmatch(rf"[ \t*_`#]*{heading}[ \t*_`]*:[ \t*_`]*(.*?)[ \t*_`.]*", lines[-1] if lines else "", re.I)
     if not found:
@@ -127,7 +129,7 @@ def judge(settings: Any, server_settings: ServerSettings) -> int:
     names = ("method", "languages", "questions_per_language", "seed", "show_reference", "max_new_tokens")
     identity = {
         "runs": hashes,
-        "model": model,
+        **server_settings.identity(model),
         "prompts": fingerprint([_TASK, _FORM]),
         **{name: getattr(settings, name) for name in names},
     }

@@ -183,8 +183,8 @@ def authors(settings: Any) -> list[Author]:
     found = []
     for model in models:
         log.info(f"loading {model}")
-        options = {"repetition_penalty": settings.repetition_penalty, "prompt_style": settings.prompt_style}
-        found.append(load_author(model, max_new_tokens=settings.max_new_tokens, **options))
+        names = ("max_new_tokens", "repetition_penalty", "prompt_style", "extra_body")
+        found.append(load_author(model, **{name: getattr(settings, name) for name in names}))
     return found
 
 

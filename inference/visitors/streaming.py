@@ -86,12 +86,18 @@ class Author(Protocol):
 
 
 def load_author(
-    model: str, *, max_new_tokens: int, repetition_penalty: float = 1.0, prompt_style: StyleName | None = None
+    model: str,
+    *,
+    max_new_tokens: int,
+    repetition_penalty: float = 1.0,
+    prompt_style: StyleName | None = None,
+    extra_body: dict[str, Any] | None = None,
 ) -> Author:
     """The author of a model folder, an adapter's folder, a hub id, or a server's address.
 
     Args:
         model: an address is http://HOST:PORT/v1, with #NAME after it where the server has several models.
+        extra_body: further fields of requests to a server (`ServerSettings`).
 
     Raises:
         SettingsError, EnvironmentFailure, MissingInputError: it cannot be asked; the message says why.
@@ -105,7 +111,7 @@ def load_author(
             found=f"repetition_penalty {repetition_penalty:g}, prompt_style {prompt_style}",
             todo="leave both out, or give a model folder",
         )
-    return ServerAuthor(model, max_new_tokens)
+    return ServerAuthor(model, max_new_tokens, extra_body or {})
 
 
 def _shown_name(model: str) -> str:
@@ -223,9 +229,9 @@ class _Scribe(StoppingCriteria):
 class ServerAuthor:
     """A model behind an OpenAI-compatible server, which puts the words into its own chat template."""
 
-    def __init__(self, address: str, max_new_tokens: int):
+    def __init__(self, address: str, max_new_tokens: int, extra_body: dict[str, Any]):
         url, _, name = address.partition("#")
-        settings = ServerSettings(server_url=url, server_model=name or None)
+        settings = ServerSettings(server_url=url, server_model=name or None, extra_body=extra_body)
         self._server = Server(settings)  # says what is wrong with address, key or name
         self.name = _shown_name(self._server.model)
         self._max_new_tokens = max_new_tokens

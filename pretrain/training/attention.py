@@ -6,19 +6,24 @@ import importlib.util
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 VARLEN = "flash_attention"  # how transformers' names of the variable-length kernels begin
 BY_SEGMENT = "sdpa_by_segment"  # ours
-# Their attention takes no notice of positions, so packed examples would see each other (tried in the tests).
-_NOT_PACKED = {"bloom", "falcon", "mpt"}
+# Their attention takes no notice of positions, or a convolution or linear attention goes on from one text to the next,
+# so packed examples would see each other (tried in the tests; every start tries it on its own model: `preflight`).
+_NOT_PACKED = {"biogpt", "bloom", "falcon", "lfm2", "lfm2_moe", "minimax", "mpt", "opt", "xglm"}
 
 
 def can_be_packed(model_type: str) -> bool:
-    """Whether texts in one block are kept apart by an architecture, as its configuration calls it."""
-    return model_type not in _NOT_PACKED
+    """Whether texts in one block are kept apart by an architecture, as its configuration calls it.
+
+    Not by those with a recurrent state (Mamba and its hybrids, Qwen 3 Next and 3.5), which runs through a whole row.
+    """
+    known = AutoModelForCausalLM._model_mapping.get(CONFIG_MAPPING[model_type], None)
+    return model_type not in _NOT_PACKED and not getattr(known, "_is_stateful", False)
 
 
 def has_attention_by_segment(config: Any) -> bool:
@@ -114,7 +119,7 @@ AttentionInterface.register(BY_SEGMENT, _attention_by_segment)  # with no mask o
 
 
 def wants_one_row(attention: str) -> bool:
-    """Whether an attention takes packed batches from `as_one_row`."""
+    """Whether an attention takes batches from `as_one_row`, of models that can be packed."""
     return attention.startswith(VARLEN) or attention == BY_SEGMENT
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from configs.errors import EnvironmentFailure
+from configs.errors import EnvironmentFailure, SettingsError
 from configs.progress import log
+from pretrain.token_blocks.blocks import IGNORED
 from pretrain.training import checkpoints
 
 SHARE_OF_A_FREE_GPU = 0.8  # of its memory; the rest may be a desktop's or this process's own context
@@ -133,6 +134,12 @@ def dry_step(trainer: Any) -> float:
     The gradient is taken with respect to the embedded tokens, through every layer: no weight gets one, so the hooks of
     DDP and ZeRO, which would reduce and keep it, are never called, and no optimizer or counter sees this batch. Random
     states are put back. The memory of weight gradients is therefore the one thing it does not try.
+
+    Only the last segment's labels count, so that every other token's gradient is zero, unless attention or a recurrent
+    state crosses from one document to the next.
+
+    Raises:
+        SettingsError: it does, in this architecture or by this attention on this device.
     """
     start = time.monotonic()
     dataset, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
@@ -149,9 +156,22 @@ def dry_step(trainer: Any) -> float:
     model.train()
     try:
         with torch.random.fork_rng(devices=devices), trainer.compute_loss_context_manager():
-            loss = model(**trainer._prepare_inputs(batch), use_cache=False).loss
-            torch.autograd.grad(loss, embedded)
+            inputs = trainer._prepare_inputs(batch)
+            labels = inputs["labels"]
+            segments = (inputs["position_ids"] == 0).flatten().cumsum(0).view_as(labels)
+            others = segments != segments.masked_fill(labels == IGNORED, 0).amax()
+            loss = model(**{**inputs, "labels": labels.masked_fill(others, IGNORED)}, use_cache=False).loss
+            gradient = torch.autograd.grad(loss, embedded)[0]
     finally:
         hook.remove()
         model.train(was_training)
+    of_experts = getattr(model.config.get_text_config(), "output_router_logits", False)  # a loss of all tokens, too
+    if not of_experts and (gradient[others].abs() > 0).any():
+        raise SettingsError(
+            "documents of one block see each other in this model",
+            where=f"{model.config.model_type}, attention {trainer.args.attn_implementation}",
+            found="a loss that depends on another document's tokens",
+            wanted="layers that begin anew where positions do",
+            todo="try --attn_implementation sdpa; else another base model",
+        )
     return time.monotonic() - start

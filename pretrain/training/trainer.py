@@ -17,7 +17,7 @@ from configs.progress import log, rank
 from pretrain.older_readers import write_for_older_readers
 from pretrain.token_blocks.blocks import IGNORED, Collator
 from pretrain.training import checkpoints
-from pretrain.training.attention import as_one_row, wants_one_row
+from pretrain.training.attention import as_one_row, can_be_packed, wants_one_row
 from pretrain.training.best_checkpoint import BestCheckpointTrainer, EarlyStopping
 from pretrain.training.callbacks import (
     STOP_FILE,
@@ -85,7 +85,8 @@ class PackedTrainer(BestCheckpointTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
-        return as_one_row(inputs) if wants_one_row(self.args.attn_implementation) else inputs
+        one_row = wants_one_row(self.args.attn_implementation) and can_be_packed(self.model.config.model_type)
+        return as_one_row(inputs) if one_row else inputs
 
     def compute_loss(self, *arguments: Any, **more: Any) -> torch.Tensor:
         """The loss, and not a number where it is infinite: its gradient, which all ranks share, tells them all.
