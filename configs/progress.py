@@ -1,4 +1,4 @@
-"""Progress and logs: a live line on a terminal, one line an interval in a log."""
+"""Progress and logs: a live line on a terminal, one line an interval in a log; what may be shown on one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import logging
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 LOG_INTERVAL_SECONDS = 30.0
+_SHOWN = "\n\t\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could make a terminal do things.
+
+    Spaces of all widths stay (Python calls French's and Japanese's not printable), and the joiners of Hindi and Arabic.
+    """
+
+    def is_shown(character: str) -> bool:
+        return character.isprintable() or character in _SHOWN or unicodedata.category(character) == "Zs"
+
+    return "".join(character if is_shown(character) else "\ufffd" for character in text)
 
 
 def rank() -> int:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from configs.errors import FailedItems, SettingsError
 from configs.languages import language
-from configs.progress import log
+from configs.progress import log, printable
 from configs.settings import parse, setting
 
 Verdict = Literal[
@@ -71,11 +71,6 @@ def marked(text: str, spans: list[Any], before: str, after: str) -> str:
         pieces += [text[reached:start], before, text[start:end], after]
         reached = end
     return "".join([*pieces, text[reached:]])
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could make a terminal do things."""
-    return "".join(character if character.isprintable() or character.isspace() else "\ufffd" for character in text)
 
 
 def main() -> int:

@@ -18,7 +18,6 @@ except ModuleNotFoundError:
     )
     sys.exit(4)
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import MissingInputError, SettingsError
+from configs.progress import printable
 from configs.records import RUNS, newest_finished
 from configs.settings import parse, setting
-
-_SHOWN = "\n\t\u200c\u200d"
 
 
 @dataclass
@@ -44,18 +42,6 @@ class PreviewSettings:
 
     def problems(self) -> list[str]:
         return [f"number {self.number}: wanted 1 or more"] if self.number < 1 else []
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could make a terminal do things.
-
-    Spaces of all widths stay (Python calls French's and Japanese's not printable), and the joiners of Hindi and Arabic.
-    """
-
-    def is_shown(character: str) -> bool:
-        return character.isprintable() or character in _SHOWN or unicodedata.category(character) == "Zs"
-
-    return "".join(character if is_shown(character) else "\ufffd" for character in text)
 
 
 def starts_of(position_ids: list[int]) -> list[int]:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 from configs.errors import SettingsError
 from configs.files import read_json, write_json
+from configs.progress import printable
 from pretrain.models import load_tokenizer
 from pretrain.token_blocks import tokenizing
 from pretrain.token_blocks.tokenizing import text_encoder, tokenizer_hash
@@ -150,5 +151,5 @@ def test_the_preview_shows_what_the_model_sees(tiny_model, tmp_path, monkeypatch
     with pytest.raises(SettingsError, match="no such block"):
         shown("--split", "validation.en")
     spaced = "«\u202ffièvre\u00a0» 頭痛\u3000発熱 क्\u200dष\n\t"  # which Python calls not printable
-    assert preview.printable(spaced) == spaced
-    assert preview.printable("\x1b[2J\r\u202e\x9b") == "\ufffd[2J\ufffd\ufffd\ufffd"
+    assert printable(spaced) == spaced
+    assert printable("\x1b[2J\r\u202e\x9b") == "\ufffd[2J\ufffd\ufffd\ufffd"
