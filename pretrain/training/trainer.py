@@ -174,7 +174,8 @@ class PackedTrainer(BestCheckpointTrainer):
             if not sums[1]:  # only documents of one token, which nothing predicts
                 continue
             metrics[f"eval_loss_{lang}"] = (sums[0] / sums[1]).item()
-            metrics[f"eval_perplexity_{lang}"] = math.exp(min((sums[0] / sums[1]).item(), 50.0))  # NaN stays NaN  # NaN stays NaN
+            # `min` in this order: NaN stays NaN.
+            metrics[f"eval_perplexity_{lang}"] = math.exp(min((sums[0] / sums[1]).item(), 50.0))
         if total[1]:
             metrics["eval_loss"] = (total[0] / total[1]).item()
         return metrics
