@@ -1,7 +1,9 @@
-"""The card of a data set: a corpus of documents, or questions in MMedBench's layout; from records and the data."""
+"""The card of a data set: a corpus of documents, conversations, or questions in MMedBench's layout; from records and
+the data."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,12 +20,20 @@ from scripts.report_reading import Stage, items, language_name
 
 STATISTICS = "statistics.json"
 DATA_FILES = (
-    *("kept/*.parquet", "Train/*.jsonl", "Test/*.jsonl", "agreement.json", "agreement.md"),
+    *("kept/*.parquet", "conversations/*.jsonl", "Train/*.jsonl", "Test/*.jsonl", "agreement.json", "agreement.md"),
     *(f"statistics.{suffix}" for suffix in ("json", "md", "csv", "svg", "png")),
 )
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _SPLITS = ("Train", "Test")
-_CORPUS = "A corpus of medical documents, each with its source and licence."
+_ORIGIN = ("lang", "source", "licence")
+# Folder of texts: what they are, and what one of its rows is called.
+_TEXTS = {
+    "kept": ("A corpus of medical documents, each with its source and licence.", "Documents"),
+    "conversations": (
+        "Conversations on medical documents in the messages format, each with the source and licence of its document.",
+        "Conversations",
+    ),
+}
 _QUESTIONS = "Multiple-choice questions of medicine, in the layout of MMedBench."
 # What is to be known of data that a stage made, by its name, and of any corpus or questions.
 _OF_STAGES = {
@@ -62,22 +72,22 @@ def dataset_card(repo: str, stages: Sequence[Stage], licence: str) -> str:
     from huggingface_hub import DatasetCardData
 
     folder = stages[-1].folder
-    is_corpus = (folder / "kept").is_dir()
-    what = _CORPUS if is_corpus else _QUESTIONS
-    counts = _documents(folder) if is_corpus else Counter()
-    statistics = {} if is_corpus else _statistics(folder)
+    texts = _folder_of_texts(folder)
+    what, unit = _TEXTS[texts] if texts else (_QUESTIONS, "")
+    counts = _texts(folder / texts) if texts else Counter()
+    statistics = {} if texts else _statistics(folder)
     codes = {lang for lang, *_ in counts} | {str(group.get("lang")) for group in _groups(statistics)}
     languages = [code for code in LANGUAGES if code in codes]
-    num_rows = counts.total() if is_corpus else sum(group["questions"] for group in _groups(statistics))
+    num_rows = counts.total() if texts else sum(group["questions"] for group in _groups(statistics))
     data = DatasetCardData(
         language=languages,
         license=licence,
         pretty_name=repo.split("/")[-1],
         multilinguality="multilingual" if len(languages) > 1 else "monolingual",
         size_categories=next((name for limit, name in _SIZES if num_rows < limit), "10M<n<100M"),
-        task_categories=["text-generation"] if is_corpus else ["question-answering", "multiple-choice"],
+        task_categories=["text-generation"] if texts else ["question-answering", "multiple-choice"],
         tags=["medical"],
-        configs=list(_configs(folder, is_corpus)),
+        configs=list(_configs(folder, texts)),
     )
     licences = sorted(_licences(folder).items(), key=lambda pair: (-pair[1], pair[0]))
     values = {
@@ -85,13 +95,18 @@ def dataset_card(repo: str, stages: Sequence[Stage], licence: str) -> str:
         "what": what,
         "languages": ", ".join(LANGUAGES[code].name for code in languages),
         "licence": licence,
-        "limits": _limits(stages, is_corpus),
-        "tables": list(_corpus_tables(counts) if is_corpus else _question_tables(statistics)),
-        "removed": documents_table(stages) if is_corpus else _removed(stages[-1]),
+        "limits": _limits(stages, bool(texts)),
+        "tables": list(_text_tables(counts, unit) if texts else _question_tables(statistics)),
+        "removed": documents_table(stages) if texts else _removed(stages[-1]),
         "licences": table(["Licence", "Rows"], [[name or "none stated", count] for name, count in licences]),
         **made_with(stages[-1]),
     }
     return render("dataset_card.md", data, **values)
+
+
+def _folder_of_texts(folder: Path) -> str:
+    """Name of the folder that holds a data set's texts, "" for one of questions."""
+    return next((name for name in _TEXTS if (folder / name).is_dir()), "")
 
 
 def _limits(stages: Sequence[Stage], is_corpus: bool) -> list[str]:
@@ -102,10 +117,10 @@ def _limits(stages: Sequence[Stage], is_corpus: bool) -> list[str]:
     return limits + (_OF_CORPORA if is_corpus else _OF_QUESTIONS)
 
 
-def _configs(folder: Path, is_corpus: bool) -> Iterator[dict[str, Any]]:
+def _configs(folder: Path, texts: str) -> Iterator[dict[str, Any]]:
     """What the hub's viewer and `load_dataset` read."""
-    if is_corpus:
-        yield {"config_name": "default", "data_files": "kept/*.parquet"}
+    if texts:
+        yield {"config_name": "default", "data_files": next(name for name in DATA_FILES if name.startswith(texts))}
         return
     names = sorted({path.stem for split in _SPLITS for path in (folder / split).glob("*.jsonl")})
     for name in names:
@@ -116,22 +131,25 @@ def _configs(folder: Path, is_corpus: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _documents(folder: Path) -> Counter[tuple[str, str, str]]:
-    """Documents by (language, source, licence)."""
+def _texts(folder: Path) -> Counter[tuple[str, str, str]]:
+    """Documents or conversations by (language, source, licence)."""
     import pyarrow.parquet as parquet
 
     counts: Counter[tuple[str, str, str]] = Counter()
-    for path in sorted((folder / "kept").glob("*.parquet")):
-        for batch in parquet.ParquetFile(path).iter_batches(columns=["lang", "source", "licence"]):
-            columns = (batch.column(name).to_pylist() for name in ("lang", "source", "licence"))
+    for path in sorted(folder.glob("*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            counts.update(tuple(row.get(name) or "" for name in _ORIGIN) for row in map(json.loads, file))
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in parquet.ParquetFile(path).iter_batches(columns=list(_ORIGIN)):
+            columns = (batch.column(name).to_pylist() for name in _ORIGIN)
             counts.update(tuple(value or "" for value in row) for row in zip(*columns, strict=True))
     return counts
 
 
 def _licences(folder: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
-    if (folder / "kept").is_dir():
-        for (_, _, licence), count in _documents(folder).items():
+    if texts := _folder_of_texts(folder):
+        for (_, _, licence), count in _texts(folder / texts).items():
             counts[licence] += count
     else:
         for group in _groups(_statistics(folder)):
@@ -139,7 +157,7 @@ def _licences(folder: Path) -> Counter[str]:
     return counts
 
 
-def _corpus_tables(counts: Counter[tuple[str, str, str]]) -> Iterator[tuple[str, Ready]]:
+def _text_tables(counts: Counter[tuple[str, str, str]], unit: str) -> Iterator[tuple[str, Ready]]:
     grouped: Counter[tuple[str, str]] = Counter()
     for (lang, source, _), count in counts.items():
         grouped[lang, source] += count
@@ -147,7 +165,7 @@ def _corpus_tables(counts: Counter[tuple[str, str, str]]) -> Iterator[tuple[str,
         [language_name(lang), source or "not stated", count]
         for (lang, source), count in sorted(grouped.items(), key=lambda pair: (pair[0][0], -pair[1], pair[0][1]))
     ]
-    yield "", table(["Language", "Source", "Documents"], rows, 2)
+    yield "", table(["Language", "Source", unit], rows, 2)
 
 
 def _statistics(folder: Path) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def kind_of(folder: Path) -> str:
     raise MissingInputError(
         "there is nothing to publish in this folder",
         where=folder,
-        wanted="a model or adapter with *.safetensors, kept/*.parquet, or Train/ and Test/ with *.jsonl",
+        wanted="a model or adapter with *.safetensors, kept/*.parquet, conversations/*.jsonl, or Train/ and Test/ with "
+        "*.jsonl",
         todo="give the folder of a finished training, of a step of the corpus, or of a set of questions",
     )
 

@@ -199,6 +199,25 @@ def test_the_card_of_a_corpus(chain, capsys):
         run_publish(chain / "corpus")
 
 
+def test_the_card_of_conversations(chain, capsys):
+    from huggingface_hub import DatasetCard
+
+    folder = write_run(chain / "rewritten", "rewrite", {"input": ["corpus"]})
+    (folder / "conversations").mkdir()
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    rows = [{"id": lang, "lang": lang, "source": "web", "licence": "CC BY 4.0"} for lang in ("ru", "fr", "fr")]
+    lines = [json.dumps({"messages": messages, **row}) + "\n" for row in rows]
+    (folder / "conversations" / "a.jsonl").write_text("".join(lines))
+    run_publish(folder)
+    card, files, _ = shown(capsys)
+    data = DatasetCard(card).data.to_dict()
+    assert (data["license"], data["language"]) == ("cc-by-4.0", ["fr", "ru"])
+    assert data["configs"] == [{"config_name": "default", "data_files": "conversations/*.jsonl"}]
+    assert "| Language | Source | Conversations |" in card and "| French | web | 2 |" in card
+    assert "a language model made of documents" in card and "test set named in its record were removed" in card
+    assert [line.split()[1] for line in files if line[:3] == "   "] == ["README.md", "conversations/a.jsonl"]
+
+
 def test_the_card_of_questions_comes_from_their_statistics(chain, capsys):
     from huggingface_hub import DatasetCard
 
