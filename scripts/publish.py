@@ -4,9 +4,9 @@
   python scripts/publish.py runs/corpus --repo ORGANISATION/NAME --licence cc-by-4.0 --upload
 
 DIR is the output folder of a training, a merge, a step of the corpus, a rewriting or a set of questions. The card,
-DIR/README.md, is made from the records of the run and of all before it; a card edited by hand is kept. Without --upload nothing leaves
-this machine. A new repository is private until its owner makes it public. The token is the hub's own: HF_TOKEN in the
-environment, or `hf auth login`.
+DIR/README.md, is made from the records of the run and of all before it; a card edited by hand is kept. Without --upload
+nothing leaves this machine. A new repository is private until its owner makes it public. The token is the hub's own:
+HF_TOKEN in the environment, or `hf auth login`.
 """
 
 import sys
