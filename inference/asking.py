@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import EnvironmentFailure
+from configs.errors import EnvironmentFailure, SettingsError
 from configs.files import Journal
 from configs.locks import hold
-from configs.progress import Progress
+from configs.progress import Progress, log
 from data_collection.questions.answers import parse_answer
 from data_collection.questions.question import Question
 from data_collection.questions.source_sets import source_set
@@ -43,7 +43,7 @@ def ask(
 
     Raises:
         EnvironmentFailure: a server left questions unanswered; all others were asked first, in all kinds.
-        SettingsError: another command is writing this journal, or a question is too long for the model.
+        SettingsError: another command is writing this journal, or every question is too long for the model.
     """
     with hold(path), closing(engine), closing(Journal(path)) as journal:
         _ask_into(journal, engine, questions, settings, setting, examples)
@@ -61,10 +61,18 @@ def _ask_into(
     answered = {(row["kind"], row["id"], row.get("order")) for row in journal.rows}
     several_possible = None if settings.benchmark == MMEDBENCH else source_set(settings.benchmark).several_possible
     unanswered: EnvironmentFailure | None = None
-    for kind in settings.kinds:
-        engine.check(questions, kind, examples)
-    for kind in settings.kinds:
-        items = shown_items(questions, settings, kind)
+    shown = {kind: _readable(engine, shown_items(questions, settings, kind), kind, examples) for kind in settings.kinds}
+
+    def write(kind: str, answers: Iterable[tuple[Item, Generation | OptionScores]]) -> None:
+        rows = [
+            {**row, "several_possible": several_possible}
+            for item, answer in answers
+            for row in predictions(item, kind, engine, answer, setting)
+        ]
+        journal.append([row for row in rows if (row["kind"], row["id"], row.get("order")) not in answered])
+
+    for kind, (items, of_unreadable) in shown.items():
+        write(kind, of_unreadable)
         keys = [[(answer, item.question.id, item.order) for answer in ANSWERS_OF[kind]] for item in items]
         skip = frozenset(i for i, of_item in enumerate(keys) if answered.issuperset(of_item))
         if len(skip) == len(items):
@@ -77,12 +85,7 @@ def _ask_into(
             items: list[Item] = items,
             progress: Progress = progress,
         ) -> None:
-            rows = [
-                {**row, "several_possible": several_possible}
-                for answer in answers
-                for row in predictions(items[answer.index], kind, engine, answer, setting)
-            ]
-            journal.append([row for row in rows if (row["kind"], row["id"], row.get("order")) not in answered])
+            write(kind, ((items[answer.index], answer) for answer in answers))
             progress.advance(len(answers))
 
         try:
@@ -92,6 +95,32 @@ def _ask_into(
         progress.close()
     if unanswered:
         raise unanswered
+
+
+def _readable(
+    engine: Engine, items: list[Item], kind: str, examples: Examples
+) -> tuple[list[Item], list[tuple[Item, Generation]]]:
+    """What the model can read in a kind, and the rest with the answers that stand for theirs.
+
+    Raises:
+        SettingsError: it can read none.
+    """
+    answers = engine.unreadable([item.question for item in items], kind, examples)
+    if answers and len(answers) == len(items):
+        raise SettingsError(
+            "all prompts are longer than the model can read",
+            where=f"{engine.name}, {kind}",
+            found=answers[0].error,
+            todo="fewer --num_fewshot, or a model that reads more",
+        )
+    if answers:
+        log.warning(
+            f"{len(answers):,} of {len(items):,} prompts ({kind}) are longer than the model can read, the first of "
+            f"{answers[0].error}: they count as not answered and are listed in failures.jsonl"
+        )
+    indices = {answer.index for answer in answers}
+    rest = [item for index, item in enumerate(items) if index not in indices]
+    return rest, [(items[answer.index], answer) for answer in answers]
 
 
 def shown_items(questions: Sequence[Question], settings: Any, kind: str) -> list[Item]:
@@ -152,7 +181,7 @@ def predictions(
         outputs = {name: answer.choose(question.options if "normalised" in name else None) for name in ANSWERS_OF[kind]}
         own = {"log_likelihoods": answer.log_likelihoods, "num_option_tokens": answer.num_option_tokens}
     else:
-        outputs = {kind: answer.text}
+        outputs = dict.fromkeys(ANSWERS_OF[kind], answer.text)
         own = {"num_new_tokens": answer.num_new_tokens, "hit_limit": answer.hit_limit, "error": answer.error}
         own |= {"cost": answer.cost} if answer.cost else {}
     rows = []

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from configs.errors import SettingsError
 from data_collection.questions.question import Question
 from finetune.adapters import check_adapter, merged
 from finetune.encoding import continued, encode
@@ -68,12 +67,8 @@ class Engine(Protocol):
     style: Style
     spent: float
 
-    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
-        """Refuse questions that the model cannot read in a kind, before any is asked in another.
-
-        Raises:
-            SettingsError: some are too long.
-        """
+    def unreadable(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> list[Generation]:
+        """Empty answers, with the reason, of the questions whose prompts are longer than the model can read."""
 
     def ask(
         self,
@@ -117,36 +112,26 @@ class FolderEngine:
         self._ends = frozenset({self._tokenizer.eos_token_id, self.style.end_token_id(self._tokenizer)})
         self._model: Any = None
 
-    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+    def unreadable(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> list[Generation]:
         """See `Engine`."""
-        self._prompts(questions, PROMPT_OF[kind], examples)
+        most = context_length(load_config(base_of(self.name))[0])
+        return [
+            Generation(index, "", length, 0, False, 0.0, f"{length:,} tokens, and the model reads {most:,}")
+            for index, length in enumerate(self._lengths(questions, kind, examples))
+            if length > most
+        ]
+
+    def _lengths(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> list[int]:
+        """Tokens that the model has to read of each question."""
+        return list(map(len, self._prompts(questions, PROMPT_OF[kind], examples)))
 
     def close(self) -> None:
         """See `Engine`: nothing is held beside this process."""
 
-    def _prompts(
-        self, questions: Sequence[Question], kind: PromptKind, examples: Examples, num_scored: Sequence[int] = ()
-    ) -> list[list[int]]:
-        """Token ids of the prompts.
-
-        Args:
-            num_scored: of each question the tokens that its longest option puts behind its prompt.
-        """
+    def _prompts(self, questions: Sequence[Question], kind: PromptKind, examples: Examples) -> list[list[int]]:
+        """Token ids of the prompts."""
         parts = [prompt_parts(question, kind, self.style, examples.get(question.lang, ())) for question in questions]
-        encoded = encode(parts, self._tokenizer)
-        config, _ = load_config(base_of(self.name))
-        most = context_length(config)
-        lengths = [len(ids) + more for ids, more in zip(encoded, num_scored or [0] * len(encoded), strict=True)]
-        num_longer = sum(length > most for length in lengths)
-        if num_longer:
-            raise SettingsError(
-                f"{num_longer:,} of {len(encoded):,} prompts are longer than the model can read",
-                where=self.name,
-                found=f"up to {max(lengths):,} tokens",
-                wanted=f"at most {most:,}",
-                todo="fewer --num_fewshot, or a model that reads more",
-            )
-        return encoded
+        return encode(parts, self._tokenizer)
 
 
 class LocalEngine(FolderEngine):
@@ -230,12 +215,12 @@ class LocalEngine(FolderEngine):
         for batch in batches:
             on_scores([scores for scores in batch if scores.index not in skip])
 
-    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
-        """See `Engine`."""
-        if kind in LIKELIHOOD_KINDS:
-            self._prompts_and_options(questions, PROMPT_OF[kind], examples)
-        else:
-            super().check(questions, kind, examples)
+    def _lengths(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> list[int]:
+        if kind not in LIKELIHOOD_KINDS:
+            return super()._lengths(questions, kind, examples)
+        prompts, options = self._prompts_and_options(questions, PROMPT_OF[kind], examples)
+        longest = (max(map(len, of.values())) for of in options)  # nothing is asked of an option's last token
+        return [len(prompt) + length - 1 for prompt, length in zip(prompts, longest, strict=True)]
 
     def _prompts_and_options(
         self, questions: Sequence[Question], kind: PromptKind, examples: Examples
@@ -244,8 +229,7 @@ class LocalEngine(FolderEngine):
         texts = [render_options(question, self.style, as_text=kind == "cloze") for question in questions]
         encoded = iter(continued(self._tokenizer, [text for of in texts for text in of.values()], as_text=True))
         options = [{letter: next(encoded) for letter in of} for of in texts]
-        num_scored = [max(map(len, of.values())) - 1 for of in options]  # nothing is asked of an option's last token
-        return self._prompts(questions, kind, examples, num_scored), options
+        return self._prompts(questions, kind, examples), options
 
     def _spread(
         self,

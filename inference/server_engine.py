@@ -38,8 +38,9 @@ class ServerEngine:
     def spent(self, spent: float) -> None:
         self._server.spent = spent
 
-    def check(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> None:
+    def unreadable(self, questions: Sequence[Question], kind: AskedKind, examples: Examples) -> list[Generation]:
         """See `Engine`: what is too long for a server it says itself, question by question."""
+        return []
 
     def ask(
         self,

@@ -211,17 +211,43 @@ def test_what_was_done_to_a_model_shows_in_its_folder_where_no_finished_run_says
         assert method(tmp_path / kind) == wanted
 
 
-def test_questions_too_long_in_one_kind_are_refused_before_any_is_asked_in_another(tmp_path, tiny_model):
+def test_questions_that_the_model_cannot_read_are_listed_and_the_others_asked(tmp_path, tiny_model):
     model, questions = (
         tmp_path / "short",
         read_questions(SAMPLE / "mmedbench/Test/English.jsonl", "Test", FailedItems()),
     )
     shutil.copytree(tiny_model, model)
     prompts = encode_prompts(list(questions), "answer_only", PLAIN, load_tokenizer(str(model)))
+    lengths = sorted(map(len, prompts))
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": max(map(len, prompts))}))
-    common = {"model_name_or_path": str(model), "data": SAMPLE, "languages": ["en"], "max_new_tokens_answer_only": 1}
-    settings = EvalSettings(kinds=["answer_only", "with_rationale"], output_dir=tmp_path / "run", **common)
-    with pytest.raises(SettingsError, match="longer than the model can read"):  # the second's instruction is longer
-        evaluate(settings, ServerSettings())
-    assert not rows(tmp_path / "run")
+
+    def asked(folder, max_position_embeddings, *kinds):
+        (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": max_position_embeddings}))
+        common = {
+            "model_name_or_path": str(model),
+            "data": SAMPLE,
+            "languages": ["en"],
+            "max_new_tokens_answer_only": 1,
+        }
+        return evaluate(EvalSettings(kinds=list(kinds), output_dir=tmp_path / folder, **common), ServerSettings())
+
+    kinds = ["answer_only", "letter_likelihood", "text_likelihood"]
+    most = lengths[-3] + 1  # an option's letter has two tokens here, of which the first is read
+    assert asked("run", most, *kinds) == 5
+    found = rows(tmp_path / "run")
+    assert Counter(row["kind"] for row in found) == dict.fromkeys([*kinds, "text_likelihood_normalised"], len(lengths))
+    unread = [row for row in found if row.get("error")]
+    assert Counter(row["kind"] for row in unread) == {"answer_only": 2, "letter_likelihood": 2}
+    assert all(row["output"] == "" and row["parsed"] is None for row in unread)
+    assert [row["num_prompt_tokens"] for row in unread if row["kind"] == "answer_only"] in (
+        lengths[-2:],
+        lengths[:-3:-1],
+    )
+    failures = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert len(failures) == 4 and f"and the model reads {most:,}" in failures[0]["reason"]
+    before = (tmp_path / "run" / "predictions.jsonl").read_bytes()
+    (tmp_path / "run" / "run.json").unlink()  # as a kill leaves it
+    assert asked("run", most, *kinds) == 5
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
+    with pytest.raises(SettingsError, match="all prompts are longer than the model can read"):
+        asked("none", lengths[0] - 1, "answer_only")
