@@ -25,9 +25,11 @@ _JOINT = (
     rf"|\n(?={LETTER} ?(?:\n|$)))"
 )
 # Without anything between them only capitals are letters ("ACD").
+# Looking ahead and back to what was seen never tries a shorter list, as a possessive {0,7}+ would not; but that one
+# misses lists in Python before 3.11.5 (cpython issue 106052).
 _LETTERS = (
     rf"(?P<letters>(?-i:[A-H]{{2,8}}(?![{LETTERS_OF_WORDS}0-9]))"
-    rf"|{LETTER}(?:{_JOINT}{LETTER}){{0,7}}+(?!{_JOINT}{LETTER}))"
+    rf"|(?=(?P<listed>{LETTER}(?:{_JOINT}{LETTER}){{0,7}}))(?P=listed)(?!{_JOINT}{LETTER}))"
 )
 # What follows a choice: the end, punctuation, a dash, a copula. "A patient" is an article, "A, or B" leaves it open,
 # and "(A) ではない" takes it back.
